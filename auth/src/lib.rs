@@ -1,0 +1,2 @@
+//! Placeholder line replaced by the crate.
+#![forbid(unsafe_code)]

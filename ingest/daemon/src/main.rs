@@ -1,0 +1,2 @@
+//! The bondgate binary.
+fn main() {}
