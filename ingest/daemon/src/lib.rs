@@ -1,1 +1,4 @@
-//! Placeholder line replaced by the crate.
+//! The bondgate daemon: shards, control plane, configuration and command line.
+#![deny(unsafe_code)]
+
+pub mod shard;

@@ -1,0 +1,125 @@
+//! What a shard publishes about itself, a few times a second, for the control plane to read.
+//!
+//! Promise: the shard never waits for a reader. It fills the slot with `try_lock` and skips the beat when somebody
+//! is reading; vectors keep their capacity from beat to beat.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// One shard's state at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ShardSnapshot {
+    /// Shard number, from 0.
+    pub shard: u8,
+    /// Backend in use: `uring`, `mmsg` or `mem`.
+    pub backend: &'static str,
+    /// When the figures were taken; `None` before the first beat.
+    pub taken: Option<Instant>,
+    /// Turns of the loop since start.
+    pub turns: u64,
+    /// Socket counters.
+    pub io: IoTotals,
+    /// SRTLA receiver counters; `received` equals the sum of all others and of `dropped`.
+    pub srtla: SrtlaTotals,
+    /// Live groups.
+    pub groups: Vec<GroupStats>,
+    /// Live streams (relay) in this shard.
+    pub streams: Vec<StreamStats>,
+    /// SRT connections refused since start, by reason.
+    pub rejections: Vec<(&'static str, u64)>,
+}
+
+/// Datagrams and bytes through the backend since start.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it; units are in the names")]
+pub struct IoTotals {
+    pub rx_datagrams: u64,
+    pub rx_bytes: u64,
+    pub tx_datagrams: u64,
+    pub tx_bytes: u64,
+    pub gso_sends: u64,
+    pub wakes: u64,
+    pub rx_overflow_datagrams: u64,
+    pub tx_dropped_datagrams: u64,
+}
+
+/// Verdicts of the SRTLA receiver since start, in datagrams.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the names are the verdicts of the protocol crate")]
+pub struct SrtlaTotals {
+    pub received: u64,
+    pub forwarded: u64,
+    pub fanned_out: u64,
+    pub to_link: u64,
+    pub consumed: u64,
+    pub handed_off: u64,
+    pub dropped: Vec<(&'static str, u64)>,
+}
+
+/// One SRTLA group.
+#[derive(Clone, Debug)]
+pub struct GroupStats {
+    /// Eight hex digits of the group's sender half, enough to find it in the log.
+    pub id: String,
+    /// Stream name once known, empty before.
+    pub stream: String,
+    /// Links in index order.
+    pub links: Vec<LinkStats>,
+}
+
+/// One link of a group.
+#[derive(Clone, Debug)]
+pub struct LinkStats {
+    /// Small stable number within the group.
+    pub index: u8,
+    /// Sender's address as the receiver sees it.
+    pub addr: SocketAddr,
+    /// Datagrams received since the link joined.
+    pub rx_datagrams: u64,
+    /// Bytes received since the link joined.
+    pub rx_bytes: u64,
+    /// Heard within the last three seconds.
+    pub live: bool,
+}
+
+/// One stream of the relay.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it; units are in the names")]
+pub struct StreamStats {
+    pub name: String,
+    pub publishing: bool,
+    pub bonded: bool,
+    pub players: usize,
+    pub rx_datagrams: u64,
+    pub rx_bytes: u64,
+    pub lost_datagrams: u64,
+    pub recovered_datagrams: u64,
+    pub dropped_datagrams: u64,
+    pub retransmitted_datagrams: u64,
+    pub rtt_us: u64,
+    pub latency_ms: u64,
+    pub reorder_hold_ms: u64,
+}
+
+/// The slot both sides share.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotSlot(Arc<Mutex<ShardSnapshot>>);
+
+impl SnapshotSlot {
+    /// Lets the shard refresh the slot in place; returns false when a reader held it (try again next beat).
+    pub fn publish(&self, fill: impl FnOnce(&mut ShardSnapshot)) -> bool {
+        match self.0.try_lock() {
+            Ok(mut slot) => {
+                fill(&mut slot);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A copy for a reader.
+    pub fn read(&self) -> ShardSnapshot {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
