@@ -1,0 +1,1 @@
+//! The SRTLA receiver as a state machine.

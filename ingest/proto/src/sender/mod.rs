@@ -1,0 +1,1 @@
+//! The SRTLA sender as a state machine (see the crate's documentation).
