@@ -446,8 +446,12 @@ mod tests {
         let flat: Vec<_> = arrivals.into_iter().flatten().collect();
         assert!(flat.is_sorted());
         let (arrivals, _) = run(LinkConfig { reorder: true, ..ordered }, 2, 2000, MS);
-        let extra: Vec<_> =
-            arrivals.iter().flatten().enumerate().map(|(n, &at)| at - MS * n as u32 - 10 * MS).collect();
+        let extra: Vec<Duration> = arrivals
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(n, &at)| at.checked_sub(MS * (n as u32 + 10)).unwrap())
+            .collect();
         assert!(!arrivals.into_iter().flatten().is_sorted());
         assert!(extra.iter().all(|&e| e <= 40 * MS));
         let mean = extra.iter().sum::<Duration>() / 2000;
