@@ -33,7 +33,15 @@
 //!
 //! UDP may lose; a backend never loses silently. Each way of losing one has a counter in [`IoCounters`].
 
+pub mod group;
 pub mod limits;
+pub mod mem;
+mod mmsg;
+mod pace;
+mod slots;
+pub mod socket;
+mod sys;
+mod turn;
 mod wake;
 
 use std::io;
@@ -41,6 +49,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 pub use limits::{Gro, IoCounters, Limits};
+pub use mmsg::Mmsg;
 pub use wake::Waker;
 
 /// Names a socket added to a backend: slot and generation, so that a late use of a removed socket's name is noticed
@@ -146,4 +155,72 @@ pub enum Choice {
     Uring,
     /// `mmsg`.
     Mmsg,
+}
+
+/// The backend that was chosen. (No trait object: the loop is compiled for each.)
+pub enum AnyBackend {
+    /// epoll, `recvmmsg`, `sendmmsg`.
+    Mmsg(Box<Mmsg>),
+}
+
+/// Opens the wanted backend and allocates everything it will ever need. The text is one sentence for people: what was
+/// chosen and, if it is not the better one, why.
+///
+/// # Errors
+/// What the kernel says; for [`Choice::Uring`] also `Unsupported` with the reason.
+pub fn open(choice: Choice, limits: &Limits) -> io::Result<(AnyBackend, String)> {
+    let reason = match choice {
+        Choice::Uring => return Err(io::Error::new(io::ErrorKind::Unsupported, "uring is not built in yet")),
+        Choice::Auto => "mmsg: uring is not built in yet",
+        Choice::Mmsg => "mmsg: as configured",
+    };
+    Ok((AnyBackend::Mmsg(Box::new(Mmsg::open(limits)?)), reason.to_owned()))
+}
+
+/// Calls the same method of whichever backend it is.
+macro_rules! delegate {
+    ($self:ident, $backend:ident => $call:expr) => {
+        match $self {
+            AnyBackend::Mmsg($backend) => $call,
+        }
+    };
+}
+
+impl Backend for AnyBackend {
+    fn name(&self) -> &'static str {
+        delegate!(self, b => b.name())
+    }
+    fn add(&mut self, socket: UdpSocket, role: Role) -> io::Result<SocketId> {
+        delegate!(self, b => b.add(socket, role))
+    }
+    fn remove(&mut self, id: SocketId) {
+        delegate!(self, b => b.remove(id));
+    }
+    fn local_addr(&self, id: SocketId) -> Option<SocketAddr> {
+        delegate!(self, b => b.local_addr(id))
+    }
+    fn receive(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        delegate!(self, b => b.receive(timeout))
+    }
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        delegate!(self, b => b.datagram(index))
+    }
+    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>) {
+        delegate!(self, b => b.forward(index, socket, to));
+    }
+    fn send(&mut self, socket: SocketId, to: Option<SocketAddr>, bytes: &[u8]) {
+        delegate!(self, b => b.send(socket, to, bytes));
+    }
+    fn flush(&mut self) {
+        delegate!(self, b => b.flush());
+    }
+    fn next_error(&mut self) -> Option<(SocketId, io::Error)> {
+        delegate!(self, b => b.next_error())
+    }
+    fn waker(&self) -> Waker {
+        delegate!(self, b => b.waker())
+    }
+    fn counters(&self) -> &IoCounters {
+        delegate!(self, b => b.counters())
+    }
 }

@@ -11,7 +11,7 @@ pub enum Gro {
     Off,
     /// Always, on every listener.
     On,
-    /// Per listener, by what is observed: see [`crate::pace::GroPolicy`].
+    /// Per listener: on when a turn brings more than two datagrams per peer, off when merging finds little to merge.
     #[default]
     Adaptive,
 }

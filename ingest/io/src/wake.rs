@@ -45,12 +45,15 @@ impl Waker {
         self.shared.event.as_raw_fd()
     }
 
-    /// Called by the backend when the descriptor was seen readable: empties it, so that the next `wake` counts anew.
-    pub(crate) fn noticed(&self) {
-        if self.shared.pending.load(Ordering::Acquire) {
-            let mut count = [0_u8; 8];
-            let _ = (&self.shared.event).read(&mut count);
-            self.shared.pending.swap(false, Ordering::AcqRel);
+    /// Called by the backend: empties the descriptor, so that the next `wake` counts anew. Returns whether there was
+    /// a wake-up.
+    pub(crate) fn noticed(&self) -> bool {
+        if !self.shared.pending.load(Ordering::Acquire) {
+            return false;
         }
+        // At worst waits for the instant between the waker's mark and its write.
+        let mut count = [0_u8; 8];
+        let _ = (&self.shared.event).read(&mut count);
+        self.shared.pending.swap(false, Ordering::AcqRel)
     }
 }
