@@ -1,0 +1,85 @@
+//! Networks as operators type them: `address/prefix`. The type itself belongs to the SRTLA receiver.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use bondgate_proto::receiver::Cidr;
+
+/// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address.
+///
+/// # Errors
+/// A sentence for people. Host bits are refused, since they usually mean another network than the one typed.
+pub fn parse(text: &str) -> Result<Cidr, String> {
+    let (addr_text, prefix_text) = match text.split_once('/') {
+        Some((addr, prefix)) => (addr, Some(prefix)),
+        None => (text, None),
+    };
+    let addr: IpAddr = addr_text.parse().map_err(|_| format!("\"{addr_text}\" is not an IP address"))?;
+    if addr.to_canonical() != addr {
+        return Err(format!("\"{text}\" is IPv4 in IPv6 clothes; write the IPv4 network"));
+    }
+    let width: u8 = if addr.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix_text {
+        None => width,
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|prefix| *prefix <= width)
+            .ok_or_else(|| format!("prefix \"{digits}\" is not a number from 0 to {width}"))?,
+    };
+    let first = match addr {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(u32::from(width - prefix)).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(u32::from(width - prefix)).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+        }
+    };
+    if first != addr {
+        return Err(format!("\"{text}\" has host bits set; did you mean {first}/{prefix}?"));
+    }
+    Ok(Cidr { addr, prefix })
+}
+
+/// The network as [`parse`] reads it.
+pub fn shown(network: &Cidr) -> String {
+    format!("{}/{}", network.addr, network.prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_networks_and_single_addresses() {
+        for (text, canonical) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(shown(&parse(text).unwrap()), canonical);
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (text, message) in [
+            ("home", "\"home\" is not an IP address"),
+            ("10.0.0.0/33", "prefix \"33\" is not a number from 0 to 32"),
+            ("10.0.0.0/-1", "prefix \"-1\" is not a number from 0 to 32"),
+            ("10.0.0.0/", "prefix \"\" is not a number from 0 to 32"),
+            ("::/129", "prefix \"129\" is not a number from 0 to 128"),
+            ("10.0.0.1/8", "\"10.0.0.1/8\" has host bits set; did you mean 10.0.0.0/8?"),
+            (
+                "::ffff:10.0.0.0/104",
+                "\"::ffff:10.0.0.0/104\" is IPv4 in IPv6 clothes; write the IPv4 network",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), message);
+        }
+    }
+}

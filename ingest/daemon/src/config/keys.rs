@@ -1,0 +1,340 @@
+//! The table of keys: one row per setting, from which the reader, the environment, `--set`, `--print-effective`,
+//! `init` and the tests of the manual are all driven.
+//!
+//! Promise: a key that is not in [`KEYS`] does not exist anywhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::cidr::{self, Cidr};
+use super::resolved::{BackendChoice, Config, LogFormat, OutputMode};
+use super::value::{Kind, Value};
+
+/// One key of the configuration.
+pub struct Key {
+    /// `section.key`.
+    pub path: &'static str,
+    /// Least and greatest value of an integer key.
+    pub bounds: Option<(u64, u64)>,
+    /// Where the value lives.
+    pub field: fn(&mut Config) -> &mut dyn Setting,
+}
+
+/// Everything that can be configured, in the order of `configs/default.toml`.
+pub static KEYS: &[Key] = &[
+    text("log.level", |c| &mut c.log.level),
+    text("log.format", |c| &mut c.log.format),
+    number("runtime.shards", (1, 64), |c| &mut c.runtime.shards),
+    text("runtime.pin_cores", |c| &mut c.runtime.pin_cores),
+    text("runtime.backend", |c| &mut c.runtime.backend),
+    text("runtime.state_dir", |c| &mut c.runtime.state_dir),
+    number("runtime.socket_buffer_bytes", (65_536, 1 << 30), |c| &mut c.runtime.socket_buffer_bytes),
+    text("srtla.listen", |c| &mut c.srtla.listen),
+    number("srtla.groups_max", (1, 65_535), |c| &mut c.srtla.groups_max),
+    number("srtla.links_per_group_max", (1, 64), |c| &mut c.srtla.links_per_group_max),
+    number("srtla.link_timeout_ms", (3_000, 60_000), |c| &mut c.srtla.link_timeout_ms),
+    number("srtla.ack_flush_ms", (5, 1_000), |c| &mut c.srtla.ack_flush_ms),
+    text("srtla.allow", |c| &mut c.srtla.allow),
+    text("srtla.roaming", |c| &mut c.srtla.roaming),
+    text("srt.listen", |c| &mut c.srt.listen),
+    number("srt.latency_ms", (20, 8_000), |c| &mut c.srt.latency_ms),
+    number("srt.connections_max", (1, 65_535), |c| &mut c.srt.connections_max),
+    text("output.mode", |c| &mut c.output.mode),
+    text("relay.streams", |c| &mut c.relay.streams),
+    text("relay.default_stream", |c| &mut c.relay.default_stream),
+    number("relay.linger_ms", (0, 3_600_000), |c| &mut c.relay.linger_ms),
+    number("relay.players_per_stream_max", (1, 10_000), |c| &mut c.relay.players_per_stream_max),
+    text("forward.server", |c| &mut c.forward.server),
+    text("admin.listen", |c| &mut c.admin.listen),
+];
+
+const fn text(path: &'static str, field: fn(&mut Config) -> &mut dyn Setting) -> Key {
+    Key { path, bounds: None, field }
+}
+
+const fn number(path: &'static str, bounds: (u64, u64), field: fn(&mut Config) -> &mut dyn Setting) -> Key {
+    Key { path, bounds: Some(bounds), field }
+}
+
+impl Key {
+    /// Finds a key by its full path.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The part before the dot.
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part after the dot.
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// Stores `value`, or says what was expected instead. Leaves the field alone on error.
+    ///
+    /// # Errors
+    /// A sentence for people: the type or range expected and what was found.
+    pub fn assign(&self, config: &mut Config, value: &Value) -> Result<(), String> {
+        if let (Some((least, greatest)), Value::Integer(number)) = (self.bounds, value)
+            && !u64::try_from(*number).is_ok_and(|number| (least..=greatest).contains(&number))
+        {
+            return Err(format!("expected an integer from {least} to {greatest}, found {number}"));
+        }
+        let field = (self.field)(config);
+        field.set(value).map_err(|wrong| match (wrong, self.bounds) {
+            (Wrong::Type, Some((least, greatest))) => {
+                format!("expected an integer from {least} to {greatest}, found {value}")
+            }
+            (Wrong::Type, None) => format!("expected {}, found {value}", field.expected()),
+            (Wrong::Content(message), _) => message,
+        })
+    }
+
+    /// The value in `config`, as it would be typed in the file.
+    pub fn literal(&self, config: &Config) -> String {
+        (self.field)(&mut config.clone()).literal()
+    }
+
+    /// How to read an untyped text (environment, `--set`) for this key.
+    pub fn kind(&self) -> Kind {
+        (self.field)(&mut Config::default()).kind()
+    }
+}
+
+/// Why a value does not fit.
+pub enum Wrong {
+    /// Of another type altogether.
+    Type,
+    /// Of the right type; the sentence says what is wrong with it.
+    Content(String),
+}
+
+/// A place in [`Config`] that can be read from and written as a configuration value.
+pub trait Setting {
+    /// Type of the value in the file.
+    fn kind(&self) -> Kind;
+    /// What belongs here, in words.
+    fn expected(&self) -> String;
+    /// Takes the value.
+    ///
+    /// # Errors
+    /// Why it does not fit; the place is unchanged then.
+    fn set(&mut self, value: &Value) -> Result<(), Wrong>;
+    /// The value in TOML syntax.
+    fn literal(&self) -> String;
+}
+
+/// A TOML basic string. JSON's escapes are a subset of TOML's.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+impl Setting for bool {
+    fn kind(&self) -> Kind {
+        Kind::Bool
+    }
+    fn expected(&self) -> String {
+        "true or false".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Bool(flag) = value else { return Err(Wrong::Type) };
+        *self = *flag;
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Setting for String {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn expected(&self) -> String {
+        "a string".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Text(text) = value else { return Err(Wrong::Type) };
+        self.clone_from(text);
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        quoted(self)
+    }
+}
+
+macro_rules! integer_setting {
+    ($($type:ty),*) => {$(
+        impl Setting for $type {
+            fn kind(&self) -> Kind {
+                Kind::Integer
+            }
+            fn expected(&self) -> String {
+                "an integer".into()
+            }
+            fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+                let Value::Integer(number) = value else { return Err(Wrong::Type) };
+                *self = Self::try_from(*number).map_err(|_| Wrong::Type)?;
+                Ok(())
+            }
+            fn literal(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+integer_setting!(u8, u64, usize);
+
+macro_rules! choice_setting {
+    ($($type:ty),*) => {$(
+        impl Setting for $type {
+            fn kind(&self) -> Kind {
+                Kind::Text
+            }
+            fn expected(&self) -> String {
+                format!("one of {}", choices::<Self>().map(|name| quoted(&name)).collect::<Vec<_>>().join(", "))
+            }
+            fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+                let Value::Text(text) = value else { return Err(Wrong::Type) };
+                *self = Self::from_str(text, false).map_err(|_| Wrong::Type)?;
+                Ok(())
+            }
+            fn literal(&self) -> String {
+                quoted(self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()).as_str())
+            }
+        }
+    )*};
+}
+choice_setting!(LogFormat, BackendChoice, OutputMode);
+
+fn choices<T: ValueEnum + 'static>() -> impl Iterator<Item = String> {
+    T::value_variants()
+        .iter()
+        .filter_map(ValueEnum::to_possible_value)
+        .map(|value| value.get_name().to_owned())
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        let hint = if text.starts_with(':') && text[1..].parse::<u16>().is_ok() {
+            format!("; did you mean \"[::]{text}\"?")
+        } else if text.parse::<u16>().is_ok() {
+            format!("; did you mean \"[::]:{text}\"?")
+        } else if text.parse::<std::net::IpAddr>().is_ok() {
+            "; the port is missing".to_owned()
+        } else {
+            String::new()
+        };
+        Wrong::Content(format!(
+            "expected an address and port such as \"0.0.0.0:5000\" or \"[::]:5000\", found {}{hint}",
+            quoted(text)
+        ))
+    })
+}
+
+impl Setting for SocketAddr {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn expected(&self) -> String {
+        "an address and port such as \"[::]:5000\"".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Text(text) = value else { return Err(Wrong::Type) };
+        *self = socket_addr(text)?;
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Setting for Option<SocketAddr> {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn expected(&self) -> String {
+        "an address and port such as \"127.0.0.1:8080\", or \"off\"".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Text(text) = value else { return Err(Wrong::Type) };
+        *self = if text == "off" { None } else { Some(socket_addr(text)?) };
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        self.map_or_else(|| quoted("off"), |addr| quoted(&addr.to_string()))
+    }
+}
+
+impl Setting for Option<PathBuf> {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn expected(&self) -> String {
+        "a directory such as \"/var/lib/bondgate\", or \"off\"".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Text(text) = value else { return Err(Wrong::Type) };
+        *self = match text.as_str() {
+            "off" => None,
+            "" => return Err(Wrong::Type),
+            path => Some(PathBuf::from(path)),
+        };
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        self.as_ref().map_or_else(|| quoted("off"), |path| quoted(&path.to_string_lossy()))
+    }
+}
+
+impl Setting for Vec<String> {
+    fn kind(&self) -> Kind {
+        Kind::List
+    }
+    fn expected(&self) -> String {
+        "a list of strings".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        *self = strings(value)?.cloned().collect();
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        list(self.iter().map(String::as_str))
+    }
+}
+
+impl Setting for Vec<Cidr> {
+    fn kind(&self) -> Kind {
+        Kind::List
+    }
+    fn expected(&self) -> String {
+        "a list of networks such as [\"192.0.2.0/24\", \"2001:db8::/32\"]".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        *self = strings(value)?
+            .map(|text| cidr::parse(text).map_err(Wrong::Content))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        let shown: Vec<String> = self.iter().map(cidr::shown).collect();
+        list(shown.iter().map(String::as_str))
+    }
+}
+
+fn strings(value: &Value) -> Result<impl Iterator<Item = &String>, Wrong> {
+    let Value::List(items) = value else { return Err(Wrong::Type) };
+    if items.iter().all(|item| matches!(item, Value::Text(_))) {
+        Ok(items.iter().filter_map(|item| if let Value::Text(text) = item { Some(text) } else { None }))
+    } else {
+        Err(Wrong::Type)
+    }
+}
+
+fn list<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", items.map(quoted).collect::<Vec<_>>().join(", "))
+}

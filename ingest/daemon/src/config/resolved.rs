@@ -1,0 +1,205 @@
+//! The configuration in force: plain values, already checked, that the rest of the daemon reads.
+//!
+//! Promise: a `Config` returned by [`super::load`] has passed every check of [`super::validate`]. `Config::default()`
+//! is what an empty file means, and `configs/default.toml` says the same in prose.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::cidr::Cidr;
+
+/// Everything the daemon can be told. Units are in the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "one field per section of the file; configs/default.toml explains them")]
+pub struct Config {
+    pub log: Log,
+    pub runtime: Runtime,
+    pub srtla: Srtla,
+    pub srt: Srt,
+    pub output: Output,
+    pub relay: Relay,
+    pub forward: Forward,
+    pub admin: Admin,
+}
+
+/// `[log]`: what is said and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Level, or a comma-separated list `level,target=level`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `human` when stderr is a terminal, `json` otherwise.
+    Auto,
+    /// One readable line per event.
+    Human,
+    /// One JSON object per event.
+    Json,
+}
+
+/// `[runtime]`: how the daemon sits on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Number of shards, 1 to 64.
+    pub shards: u8,
+    /// Pins shard k to core k.
+    pub pin_cores: bool,
+    /// How packets enter and leave user space.
+    pub backend: BackendChoice,
+    /// Where state that outlives a restart is kept; `None` keeps none.
+    pub state_dir: Option<PathBuf>,
+    /// Kernel receive buffer asked for each listener, in bytes.
+    pub socket_buffer_bytes: usize,
+}
+
+/// How packets enter and leave user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendChoice {
+    /// `uring` where the host allows it, `mmsg` otherwise.
+    Auto,
+    /// `io_uring`; refuses to start where the host does not allow it.
+    Uring,
+    /// recvmmsg and sendmmsg.
+    Mmsg,
+}
+
+/// `[srtla]`: the SRTLA receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Srtla {
+    /// UDP address the links arrive at.
+    pub listen: SocketAddr,
+    /// Groups at once, per shard.
+    pub groups_max: usize,
+    /// Links in one group.
+    pub links_per_group_max: usize,
+    /// A link silent for this long is removed.
+    pub link_timeout_ms: u64,
+    /// An incomplete SRTLA ACK is sent after this long.
+    pub ack_flush_ms: u64,
+    /// Source networks that may register; empty admits everybody.
+    pub allow: Vec<Cidr>,
+    /// Follows a link whose address changed in mid-stream.
+    pub roaming: bool,
+}
+
+/// `[srt]`: our own SRT endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Srt {
+    /// UDP address of publishers without bonding and of players.
+    pub listen: SocketAddr,
+    /// Least latency granted, in milliseconds, both directions.
+    pub latency_ms: u64,
+    /// SRT connections at once, publishers and players together.
+    pub connections_max: usize,
+}
+
+/// `[output]`: what becomes of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Which of the two outputs is in force.
+    pub mode: OutputMode,
+}
+
+/// What becomes of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputMode {
+    /// bondgate is the SRT server: it terminates the publisher and serves players.
+    Relay,
+    /// SRT packets go unmodified to a downstream SRT server.
+    Forward,
+}
+
+/// `[relay]`: streams of the relay output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Stream names that may be published; empty admits any name.
+    pub streams: Vec<String>,
+    /// Name of a stream published or played without stream ID.
+    pub default_stream: String,
+    /// How long players stay connected after their publisher left.
+    pub linger_ms: u64,
+    /// Players of one stream at once.
+    pub players_per_stream_max: usize,
+}
+
+/// `[forward]`: the downstream SRT server of the forward output.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forward {
+    /// `host:port`; empty unless the output mode is `forward`.
+    pub server: String,
+}
+
+/// `[admin]`: metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// TCP address (loopback) of the HTTP endpoint; `None` switches it off.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            pin_cores: false,
+            backend: BackendChoice::Auto,
+            state_dir: None,
+            socket_buffer_bytes: 8 << 20,
+        }
+    }
+}
+
+impl Default for Srtla {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv6Addr::UNSPECIFIED, 5000).into(),
+            groups_max: 200,
+            links_per_group_max: 16,
+            link_timeout_ms: 10_000,
+            ack_flush_ms: 30,
+            allow: Vec::new(),
+            roaming: true,
+        }
+    }
+}
+
+impl Default for Srt {
+    fn default() -> Self {
+        Self { listen: (Ipv6Addr::UNSPECIFIED, 9710).into(), latency_ms: 1000, connections_max: 256 }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { mode: OutputMode::Relay }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            streams: Vec::new(),
+            default_stream: "live".into(),
+            linger_ms: 30_000,
+            players_per_stream_max: 32,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Some((Ipv4Addr::LOCALHOST, 8080).into()) }
+    }
+}

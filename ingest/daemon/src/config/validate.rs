@@ -1,0 +1,159 @@
+//! Checks that concern the meaning of values or more than one key. Types and ranges were checked before.
+
+use std::net::SocketAddr;
+
+use super::error::{Place, Problem};
+use super::raw::nearest;
+use super::resolved::{Config, OutputMode};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+const STREAM_NAME_BYTES_MAX: usize = 64;
+
+/// What the checks found.
+#[derive(Default)]
+pub struct Findings {
+    /// Reasons to refuse the configuration.
+    pub problems: Vec<Problem>,
+    /// Things that work but are probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Checks `config`; `place_of` tells where a key's value was typed, `cores` how many cores this machine offers.
+pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place) -> Findings {
+    let mut findings = Findings::default();
+    let say = |key: &str, message: String, help: &str| Problem {
+        place: place_of(key),
+        key: key.to_owned(),
+        message,
+        help: help.to_owned(),
+    };
+    let Findings { problems, warnings } = &mut findings;
+
+    if let Err((message, help)) = level(&config.log.level) {
+        problems.push(say("log.level", message, &help));
+    }
+    let shards = config.runtime.shards;
+    if shards > 1 && config.output.mode == OutputMode::Relay {
+        problems.push(say(
+            "runtime.shards",
+            "relay serves from one shard for now".to_owned(),
+            "set runtime.shards = 1 or output.mode = \"forward\"",
+        ));
+    }
+    if usize::from(shards) > cores {
+        warnings.push(say(
+            "runtime.shards",
+            format!("{shards} shards on {cores} cores: shards will take turns on a core"),
+            "use one shard per core at most",
+        ));
+    }
+    if clash(config.srtla.listen, config.srt.listen) {
+        problems.push(say(
+            "srt.listen",
+            format!("same UDP port as srtla.listen ({})", config.srtla.listen),
+            "give each listener its own port",
+        ));
+    }
+    if let Some(listen) = config.admin.listen
+        && !listen.ip().to_canonical().is_loopback()
+    {
+        problems.push(say(
+            "admin.listen",
+            format!("{listen} can be reached from outside, and there is no authentication yet"),
+            "use a loopback address such as \"127.0.0.1:8080\", or \"off\"",
+        ));
+    }
+    match config.output.mode {
+        OutputMode::Forward if config.forward.server.is_empty() => problems.push(say(
+            "forward.server",
+            "missing, but output.mode is \"forward\"".to_owned(),
+            "set forward.server = \"host:port\" of the SRT server",
+        )),
+        OutputMode::Relay if !config.forward.server.is_empty() => warnings.push(say(
+            "forward.server",
+            "has no effect while output.mode is \"relay\"".to_owned(),
+            "set output.mode = \"forward\" to send streams there",
+        )),
+        _ => {}
+    }
+    if let Err(message) = host_port(&config.forward.server)
+        && !config.forward.server.is_empty()
+    {
+        problems.push(say("forward.server", message, "write host:port, for example \"127.0.0.1:4001\""));
+    }
+    for (key, name) in std::iter::once(("relay.default_stream", &config.relay.default_stream))
+        .chain(config.relay.streams.iter().map(|name| ("relay.streams", name)))
+    {
+        if let Err(message) = stream_name(name) {
+            problems.push(say(key, message, "use letters, digits, and any of _ - . /"));
+        }
+    }
+    let streams = &config.relay.streams;
+    if !streams.is_empty() && !streams.contains(&config.relay.default_stream) {
+        warnings.push(say(
+            "relay.default_stream",
+            format!(
+                "\"{}\" is not in relay.streams: encoders without a stream ID will be refused",
+                config.relay.default_stream
+            ),
+            "add it to relay.streams if they should be let in",
+        ));
+    }
+    findings
+}
+
+/// Checks `level[,target=level]...`; on error gives message and help.
+fn level(directives: &str) -> Result<(), (String, String)> {
+    for directive in directives.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+        if !LEVELS.contains(&level) {
+            let help = nearest(level, LEVELS.iter(), |name| name).map_or_else(
+                || format!("levels are {}; for one part write target=level", LEVELS.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
+            return Err((format!("\"{level}\" is not a log level"), help));
+        }
+    }
+    Ok(())
+}
+
+/// Would two UDP sockets on these addresses collide? Port 0 is a fresh port each time.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let everywhere = ip_a.is_unspecified() || ip_b.is_unspecified();
+    a.port() == b.port() && a.port() != 0 && (everywhere || ip_a == ip_b)
+}
+
+/// Checks the form `host:port`; the name is resolved later.
+///
+/// # Errors
+/// A sentence for people.
+pub fn host_port(text: &str) -> Result<(), String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("\"{text}\" has no port"))?;
+    if host.is_empty() {
+        return Err(format!("\"{text}\" has no host"));
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err(format!("\"{text}\": an IPv6 address before a port needs brackets"));
+    }
+    if host.contains(|c: char| c.is_whitespace() || c == '/') {
+        return Err(format!("\"{text}\" is not host:port"));
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(()),
+        _ => Err(format!("\"{port}\" is not a port (1 to 65535)")),
+    }
+}
+
+fn stream_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a stream name is empty".to_owned());
+    }
+    if name.len() > STREAM_NAME_BYTES_MAX {
+        return Err(format!("\"{name}\" is longer than {STREAM_NAME_BYTES_MAX} bytes"));
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte)) {
+        return Err(format!("\"{}\" is not a stream name", name.escape_debug()));
+    }
+    Ok(())
+}

@@ -1,0 +1,458 @@
+//! The metric catalogue: one row per metric with its meaning and where its figures come from. The exporter and
+//! `docs/metrics.md` are both made from it.
+//!
+//! Promises: names are a contract (`bondgate_` prefix, base units, `_total` on counters); labels are bounded (shard,
+//! reason, stream name, link index), never an address.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use crate::shard::snapshot::{GroupStats, LinkStats, ShardSnapshot, StreamStats};
+
+/// What one scrape sees.
+#[derive(Debug)]
+pub struct Scrape {
+    /// All shards.
+    pub shards: Vec<ShardSnapshot>,
+    /// The moment of the scrape.
+    pub now: Instant,
+    /// Start of the process, in seconds since 1970.
+    pub started_unix_s: f64,
+    /// Ports are bound, shards turn.
+    pub ready: bool,
+    /// A stop was asked for.
+    pub draining: bool,
+}
+
+/// Counter or gauge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; starts again at 0 with the process (or with its stream, where it has a stream label).
+    Counter,
+    /// A state.
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Full name as exposed, with `_total` for counters.
+    pub name: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Names of the labels.
+    pub labels: &'static [&'static str],
+    /// Meaning, one sentence.
+    pub help: &'static str,
+    fill: fn(&Scrape, &mut Samples),
+}
+
+/// Values of one metric by their labels' values.
+#[derive(Debug)]
+pub struct Samples {
+    kind: Kind,
+    values: BTreeMap<Vec<String>, Number>,
+}
+
+/// A value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// Of a counter.
+    Count(u64),
+    /// Of a gauge.
+    Level(f64),
+}
+
+impl Samples {
+    /// Counts of one label set add up (two groups of one stream, shards); of states the greatest stands.
+    fn put(&mut self, labels: Vec<String>, value: f64) {
+        let slot = self.values.entry(labels).or_insert(Number::Level(f64::MIN));
+        if let Number::Level(level) = slot {
+            *level = level.max(value);
+        }
+    }
+
+    fn count(&mut self, labels: Vec<String>, value: u64) {
+        let slot = self.values.entry(labels).or_insert(Number::Count(0));
+        if let Number::Count(count) = slot {
+            *count = count.saturating_add(value);
+        }
+    }
+
+    fn any(&mut self, labels: Vec<String>, value: u64) {
+        match self.kind {
+            Kind::Counter => self.count(labels, value),
+            Kind::Gauge => self.put(labels, value as f64),
+        }
+    }
+}
+
+impl Metric {
+    /// The values of this metric, in the order of the labels' values.
+    pub fn samples(&self, scrape: &Scrape) -> BTreeMap<Vec<String>, Number> {
+        let mut samples = Samples { kind: self.kind, values: BTreeMap::new() };
+        (self.fill)(scrape, &mut samples);
+        samples.values
+    }
+}
+
+fn per_shard(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&ShardSnapshot) -> u64) {
+    for shard in &scrape.shards {
+        samples.any(vec![shard.shard.to_string()], figure(shard));
+    }
+}
+
+fn per_stream(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&StreamStats) -> u64) {
+    for stream in scrape.shards.iter().flat_map(|shard| &shard.streams) {
+        samples.any(vec![stream.name.clone()], figure(stream));
+    }
+}
+
+/// Milliseconds or microseconds as seconds.
+fn per_stream_seconds(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&StreamStats) -> (u64, f64)) {
+    for stream in scrape.shards.iter().flat_map(|shard| &shard.streams) {
+        let (value, units_per_second) = figure(stream);
+        samples.put(vec![stream.name.clone()], value as f64 / units_per_second);
+    }
+}
+
+fn per_link(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&LinkStats) -> u64) {
+    for group in scrape.shards.iter().flat_map(|shard| &shard.groups) {
+        for link in &group.links {
+            samples.any(vec![group.stream.clone(), link.index.to_string()], figure(link));
+        }
+    }
+}
+
+fn by_reason(samples: &mut Samples, prefix: &[String], reasons: &[(&'static str, u64)]) {
+    for (reason, count) in reasons {
+        let mut labels = prefix.to_vec();
+        labels.push((*reason).to_owned());
+        samples.count(labels, *count);
+    }
+}
+
+fn links(groups: &[GroupStats]) -> impl Iterator<Item = &LinkStats> {
+    groups.iter().flat_map(|group| &group.links)
+}
+
+/// Datagrams that no verdict accounts for.
+fn unaccounted(shard: &ShardSnapshot) -> u64 {
+    let srtla = &shard.srtla;
+    let dropped: u64 = srtla.dropped.iter().map(|(_, count)| count).sum();
+    let accounted =
+        srtla.forwarded + srtla.fanned_out + srtla.to_link + srtla.consumed + srtla.handed_off + dropped;
+    srtla.received.abs_diff(accounted)
+}
+
+const NONE: &[&str] = &[];
+const SHARD: &[&str] = &["shard"];
+const STREAM: &[&str] = &["stream"];
+const LINK: &[&str] = &["stream", "link"];
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    fill: fn(&Scrape, &mut Samples),
+) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help, fill }
+}
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    fill: fn(&Scrape, &mut Samples),
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, help, fill }
+}
+
+/// All metrics, in the order they are exposed.
+pub static CATALOGUE: &[Metric] = &[
+    gauge("bondgate_build_info", &["version"], "Always 1; the label names the running version.", |_, out| {
+        out.put(vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0);
+    }),
+    gauge(
+        "bondgate_start_time_seconds",
+        NONE,
+        "Start of the process, in seconds since 1970.",
+        |scrape, out| {
+            out.put(vec![], scrape.started_unix_s);
+        },
+    ),
+    gauge(
+        "bondgate_ready",
+        NONE,
+        "1 while streams are served, 0 while starting or stopping.",
+        |scrape, out| {
+            out.put(vec![], f64::from(u8::from(scrape.ready && !scrape.draining)));
+        },
+    ),
+    // Shards
+    gauge(
+        "bondgate_shard_info",
+        &["shard", "backend"],
+        "Always 1; the labels name the backend of a shard.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                out.put(vec![shard.shard.to_string(), shard.backend.to_owned()], 1.0);
+            }
+        },
+    ),
+    gauge(
+        "bondgate_shard_heartbeat_age_seconds",
+        SHARD,
+        "Time since the shard last published its figures; absent before the first time.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                if let Some(taken) = shard.taken {
+                    let age = scrape.now.saturating_duration_since(taken).as_secs_f64();
+                    out.put(vec![shard.shard.to_string()], age);
+                }
+            }
+        },
+    ),
+    counter("bondgate_shard_turns_total", SHARD, "Turns of the packet loop.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.turns);
+    }),
+    // Sockets
+    counter("bondgate_rx_datagrams_total", SHARD, "UDP datagrams received.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.io.rx_datagrams);
+    }),
+    counter("bondgate_rx_bytes_total", SHARD, "UDP payload bytes received.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.io.rx_bytes);
+    }),
+    counter("bondgate_tx_datagrams_total", SHARD, "UDP datagrams sent.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.io.tx_datagrams);
+    }),
+    counter("bondgate_tx_bytes_total", SHARD, "UDP payload bytes sent.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.io.tx_bytes);
+    }),
+    counter(
+        "bondgate_gso_sends_total",
+        SHARD,
+        "Sends that carried several datagrams at once (UDP segmentation offload).",
+        |scrape, out| per_shard(scrape, out, |shard| shard.io.gso_sends),
+    ),
+    counter(
+        "bondgate_wakes_total",
+        SHARD,
+        "Times the packet loop woke up; datagrams per wake tell how well batching works.",
+        |scrape, out| per_shard(scrape, out, |shard| shard.io.wakes),
+    ),
+    counter(
+        "bondgate_rx_overflow_datagrams_total",
+        SHARD,
+        "Datagrams the kernel dropped because a receive buffer was full: raise runtime.socket_buffer_bytes and net.core.rmem_max.",
+        |scrape, out| per_shard(scrape, out, |shard| shard.io.rx_overflow_datagrams),
+    ),
+    counter(
+        "bondgate_tx_dropped_datagrams_total",
+        SHARD,
+        "Datagrams that could not be sent because the socket would not take them.",
+        |scrape, out| per_shard(scrape, out, |shard| shard.io.tx_dropped_datagrams),
+    ),
+    // SRTLA
+    counter(
+        "bondgate_srtla_received_datagrams_total",
+        SHARD,
+        "Datagrams the SRTLA receiver looked at.",
+        |s, out| {
+            per_shard(s, out, |shard| shard.srtla.received);
+        },
+    ),
+    counter(
+        "bondgate_srtla_forwarded_datagrams_total",
+        SHARD,
+        "SRT datagrams passed on towards the SRT side.",
+        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.forwarded),
+    ),
+    counter(
+        "bondgate_srtla_fanned_out_datagrams_total",
+        SHARD,
+        "SRT datagrams sent back on all live links of a group (ACK, NAK).",
+        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.fanned_out),
+    ),
+    counter(
+        "bondgate_srtla_to_link_datagrams_total",
+        SHARD,
+        "Datagrams sent back on one link (keepalive echoes, other SRT control).",
+        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.to_link),
+    ),
+    counter(
+        "bondgate_srtla_consumed_datagrams_total",
+        SHARD,
+        "SRTLA control datagrams that ended in the receiver (registration).",
+        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.consumed),
+    ),
+    counter(
+        "bondgate_srtla_handed_off_datagrams_total",
+        SHARD,
+        "Datagrams passed to the shard that holds their group.",
+        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.handed_off),
+    ),
+    counter(
+        "bondgate_srtla_dropped_datagrams_total",
+        &["shard", "reason"],
+        "Datagrams discarded, by reason.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                by_reason(out, &[shard.shard.to_string()], &shard.srtla.dropped);
+            }
+        },
+    ),
+    gauge(
+        "bondgate_srtla_unaccounted_datagrams",
+        SHARD,
+        "Received minus all verdicts and drops; anything but 0 is a bug.",
+        |scrape, out| per_shard(scrape, out, unaccounted),
+    ),
+    gauge("bondgate_groups", SHARD, "SRTLA groups at present.", |scrape, out| {
+        per_shard(scrape, out, |shard| shard.groups.len() as u64);
+    }),
+    gauge("bondgate_links", SHARD, "Links of all groups at present.", |scrape, out| {
+        per_shard(scrape, out, |shard| links(&shard.groups).count() as u64);
+    }),
+    gauge("bondgate_links_live", SHARD, "Links heard within the last three seconds.", |scrape, out| {
+        per_shard(scrape, out, |shard| links(&shard.groups).filter(|link| link.live).count() as u64);
+    }),
+    counter(
+        "bondgate_link_rx_datagrams_total",
+        LINK,
+        "Datagrams received on a link of a stream; the stream is empty until it is known.",
+        |scrape, out| per_link(scrape, out, |link| link.rx_datagrams),
+    ),
+    counter("bondgate_link_rx_bytes_total", LINK, "Bytes received on a link of a stream.", |scrape, out| {
+        per_link(scrape, out, |link| link.rx_bytes);
+    }),
+    gauge(
+        "bondgate_link_live",
+        LINK,
+        "1 while the link was heard within the last three seconds.",
+        |s, out| {
+            per_link(s, out, |link| u64::from(link.live));
+        },
+    ),
+    // Streams of the relay
+    gauge("bondgate_stream_up", STREAM, "1 while the stream has a publisher.", |scrape, out| {
+        per_stream(scrape, out, |stream| u64::from(stream.publishing));
+    }),
+    gauge("bondgate_stream_bonded", STREAM, "1 while the publisher comes by SRTLA.", |scrape, out| {
+        per_stream(scrape, out, |stream| u64::from(stream.bonded));
+    }),
+    gauge("bondgate_stream_players", STREAM, "Players of the stream.", |scrape, out| {
+        per_stream(scrape, out, |stream| stream.players as u64);
+    }),
+    counter("bondgate_stream_rx_datagrams_total", STREAM, "SRT data packets received.", |scrape, out| {
+        per_stream(scrape, out, |stream| stream.rx_datagrams);
+    }),
+    counter("bondgate_stream_rx_bytes_total", STREAM, "SRT payload bytes received.", |scrape, out| {
+        per_stream(scrape, out, |stream| stream.rx_bytes);
+    }),
+    counter(
+        "bondgate_stream_lost_datagrams_total",
+        STREAM,
+        "SRT data packets that were missing when others had overtaken them for longer than the reorder hold.",
+        |scrape, out| per_stream(scrape, out, |stream| stream.lost_datagrams),
+    ),
+    counter(
+        "bondgate_stream_recovered_datagrams_total",
+        STREAM,
+        "Lost packets that arrived in time after all.",
+        |scrape, out| per_stream(scrape, out, |stream| stream.recovered_datagrams),
+    ),
+    counter(
+        "bondgate_stream_dropped_datagrams_total",
+        STREAM,
+        "Packets that never arrived in time: the picture has a gap.",
+        |scrape, out| per_stream(scrape, out, |stream| stream.dropped_datagrams),
+    ),
+    counter(
+        "bondgate_stream_retransmitted_datagrams_total",
+        STREAM,
+        "Packets received that were marked as retransmitted.",
+        |scrape, out| per_stream(scrape, out, |stream| stream.retransmitted_datagrams),
+    ),
+    gauge(
+        "bondgate_stream_rtt_seconds",
+        STREAM,
+        "Smoothed round-trip time to the publisher.",
+        |scrape, out| {
+            per_stream_seconds(scrape, out, |stream| (stream.rtt_us, 1e6));
+        },
+    ),
+    gauge(
+        "bondgate_stream_latency_seconds",
+        STREAM,
+        "SRT latency agreed with the publisher.",
+        |scrape, out| {
+            per_stream_seconds(scrape, out, |stream| (stream.latency_ms, 1e3));
+        },
+    ),
+    gauge(
+        "bondgate_stream_reorder_hold_seconds",
+        STREAM,
+        "How long a gap is held open before a retransmission is asked for, measured from the spread between links.",
+        |scrape, out| per_stream_seconds(scrape, out, |stream| (stream.reorder_hold_ms, 1e3)),
+    ),
+    counter(
+        "bondgate_rejections_total",
+        &["reason"],
+        "SRT connections refused, by reason.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                by_reason(out, &[], &shard.rejections);
+            }
+        },
+    ),
+];
+
+/// The catalogue as the page `docs/metrics.md`.
+pub fn manual() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         `GET /metrics` on `admin.listen` answers in the OpenMetrics text format. Names and labels are a contract: they \
+         change only with a note in the changelog. This page is generated from the catalogue in the source; do not edit \
+         it by hand (`BLESS=1 cargo test -p bondgate --lib catalogue` writes it anew).\n\n\
+         Counters start at 0 with the process; those with a `stream` label start again when the stream, or the group that \
+         carries it, does. `link` is the small number of a link within its group. No label ever holds an address.\n\n\
+         | name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in CATALOGUE {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(page, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help);
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for metric in CATALOGUE {
+            assert!(metric.name.starts_with("bondgate_"), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert!(metric.help.ends_with('.') || metric.help.contains(':'), "{}", metric.name);
+            let same_name = CATALOGUE.iter().filter(|other| other.name == metric.name).count();
+            assert_eq!(same_name, 1, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn catalogue_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, manual()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(page == manual(), "docs/metrics.md is stale: BLESS=1 cargo test -p bondgate --lib catalogue");
+    }
+}

@@ -1,0 +1,187 @@
+//! The control plane: its own thread and runtime, never on a shard. It reads published snapshots and answers metrics
+//! and health over HTTP, so that a slow dashboard cannot slow a stream.
+
+pub mod catalogue;
+pub mod health;
+pub mod metrics;
+pub mod notify;
+pub mod signals;
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::shard::snapshot::SnapshotSlot;
+
+/// How long open HTTP exchanges may take to end when the daemon stops.
+const STOP_WITHIN: Duration = Duration::from_millis(500);
+
+/// What the daemon as a whole is doing.
+#[derive(Debug, Default)]
+pub struct ServiceState {
+    /// All ports are bound and all shards turn.
+    pub ready: AtomicBool,
+    /// A stop was asked for.
+    pub draining: AtomicBool,
+}
+
+/// What the HTTP handlers read.
+struct Reader {
+    slots: Vec<SnapshotSlot>,
+    state: Arc<ServiceState>,
+    started: Instant,
+    clock: Box<dyn Fn() -> Instant + Send + Sync>,
+    metrics: metrics::Metrics,
+}
+
+/// The running control plane.
+#[derive(Debug)]
+pub struct ControlHandle {
+    local_addr: Option<SocketAddr>,
+    worker: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl ControlHandle {
+    /// Where metrics and health are served; `None` when `admin.listen` is off.
+    pub const fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// Stops serving; returns within about half a second.
+    pub fn stop(self) {
+        if let Some((stop, thread)) = self.worker {
+            // Either side may have ended first; there is nothing left to stop then.
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the control plane on a thread of its own.
+///
+/// # Errors
+/// `admin.listen` cannot be bound, or there is no thread to be had; the message names the key and what to do.
+pub fn start(
+    config: &Config,
+    slots: Vec<SnapshotSlot>,
+    state: Arc<ServiceState>,
+) -> io::Result<ControlHandle> {
+    start_with_clock(config.admin.listen, slots, state, Instant::now)
+}
+
+fn start_with_clock(
+    listen: Option<SocketAddr>,
+    slots: Vec<SnapshotSlot>,
+    state: Arc<ServiceState>,
+    clock: impl Fn() -> Instant + Send + Sync + 'static,
+) -> io::Result<ControlHandle> {
+    let Some(listen) = listen else {
+        return Ok(ControlHandle { local_addr: None, worker: None });
+    };
+    let explain = |error: &io::Error| {
+        let help = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has this port; choose another one, or \"off\"",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; choose a higher one",
+            _ => "choose another address, or \"off\"",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on admin.listen = \"{listen}\": {error} ({help})"),
+        )
+    };
+    let listener = TcpListener::bind(listen).map_err(|error| explain(&error))?;
+    listener.set_nonblocking(true)?;
+    let local_addr = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let started = clock();
+    let metrics = metrics::Metrics::new();
+    let reader = Arc::new(Reader { slots, state, started, clock: Box::new(clock), metrics });
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(serve(listener, router(reader), stopped)) {
+            tracing::error!("metrics and health ended: {error}");
+        }
+    })?;
+    tracing::info!("metrics and health: http://{local_addr}/");
+    Ok(ControlHandle { local_addr: Some(local_addr), worker: Some((stop, thread)) })
+}
+
+async fn serve(listener: TcpListener, router: Router, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (drain, drained) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router)
+        .with_graceful_shutdown(async move {
+            let _ = drained.await;
+        })
+        .into_future();
+    let mut server = std::pin::pin!(server);
+    tokio::select! {
+        result = &mut server => return result,
+        _ = stopped => {}
+    }
+    drop(drain);
+    // A client that does not read its answer is cut off.
+    tokio::time::timeout(STOP_WITHIN, server).await.unwrap_or(Ok(()))
+}
+
+const PATHS: [(&str, &str); 3] = [
+    ("/metrics", "figures for Prometheus"),
+    ("/livez", "200 while every shard turns, 503 otherwise"),
+    ("/readyz", "200 while streams are served, 503 while starting or stopping"),
+];
+
+fn router(reader: Arc<Reader>) -> Router {
+    Router::new()
+        .route("/", get(async || index()))
+        .route("/metrics", get(scrape))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .fallback(async || (StatusCode::NOT_FOUND, index()))
+        .with_state(reader)
+}
+
+fn index() -> String {
+    let mut text = format!("bondgate {}\n\n", env!("CARGO_PKG_VERSION"));
+    for (path, what) in PATHS {
+        let _ = writeln!(text, "{path:<10} {what}");
+    }
+    text
+}
+
+async fn scrape(State(reader): State<Arc<Reader>>) -> Response {
+    match reader.metrics.render(&reader.slots, &reader.state, (reader.clock)()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn livez(State(reader): State<Arc<Reader>>) -> Response {
+    answer(health::alive(&reader.slots, reader.started, (reader.clock)()))
+}
+
+async fn readyz(State(reader): State<Arc<Reader>>) -> Response {
+    answer(health::ready(&reader.state))
+}
+
+fn answer(state: Result<(), String>) -> Response {
+    match state {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
