@@ -181,7 +181,11 @@ mod tests {
             due = generator.due();
             assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap()[..], generator.next_payload());
         }
-        assert!(start.elapsed() >= due.saturating_sub(Duration::from_millis(50)), "{:?} {due:?}", start.elapsed());
+        assert!(
+            start.elapsed() >= due.saturating_sub(Duration::from_millis(50)),
+            "{:?} {due:?}",
+            start.elapsed()
+        );
         assert!(!encoder.has_ended());
         assert_eq!(encoder.stop(), None);
         assert!(rx.iter().count() < 100, "the sink is dropped and nothing follows");
