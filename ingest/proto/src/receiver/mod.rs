@@ -1,1 +1,311 @@
 //! The SRTLA receiver as a state machine.
+//!
+//! One per shard, plain `&mut self`: no lock, no clock, no allocation after creation. Datagrams of senders go into
+//! [`Receiver::handle_uplink`], datagrams of the SRT server into [`Receiver::handle_downlink`]; the [`Verdict`] says where
+//! the *same bytes* go, and rare effects are appended to [`Actions`].
+//!
+//! What it promises to senders (facts about stock senders: the BELABOX, irlserver and CERALIVE sources and Moblin):
+//!
+//! * REG1 is answered without keeping state and always with the same bytes, however often and over whichever links it
+//!   comes. A group is born at the first REG2 that shows an ID we issued, so a restarted receiver takes its senders back
+//!   in one round trip. No refusal is ever sent: `REG_ERR` and `REG_NAK` count as proof of life or reach the encoder
+//!   with stock senders.
+//! * A lost REG2 is repeated after 150 ms and a lost REG3 after 1 s, the latter only to links that are silent (an
+//!   unexpected REG3 makes a talking Rust sender forget its packet log).
+//! * SRT ACK and NAK go to every live link, everything else to the link that last carried plausible SRT.
+//! * No datagram is lost without a [`DropReason`]; [`Counters::is_conserved`] holds after every call.
+//!
+//! And to everybody else: no table grows, no link is sent many more bytes than came from it, and nothing is parsed twice.
+
+mod actions;
+mod bucket;
+mod config;
+mod counters;
+mod downlink;
+mod foreign;
+mod groups;
+mod links;
+mod members;
+mod pending;
+mod registration;
+mod session;
+mod snapshot;
+mod table;
+mod timers;
+mod uplink;
+
+pub use actions::{Action, Actions};
+pub use bucket::Rate;
+pub use config::{ACK_EVERY_MAX, AdmitPolicy, Cidr, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
+pub use counters::{Counters, DropReason};
+pub use snapshot::{GroupSnapshot, LinkSnapshot};
+
+use crate::wire::REG_LEN;
+use crate::{GroupKey, LinkAddr, LinkKey};
+use bondgate_auth::ticket::TicketKey;
+use bucket::Bucket;
+use foreign::Foreign;
+use groups::Groups;
+use links::Links;
+use pending::Pending;
+use std::time::Instant;
+use table::KeyHash;
+
+/// Where the bytes of a datagram go.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// To the group's forwarder or endpoint.
+    Forward(GroupKey),
+    /// To every link [`Receiver::live_links`] names now.
+    FanOut(GroupKey),
+    /// To this link. From the uplink: back where it came from (a keepalive echo).
+    ToLink(LinkKey),
+    /// To the shard with this number.
+    HandOff(u8),
+    /// Nowhere; the receiver has dealt with it.
+    Consumed,
+    /// Nowhere, and this is why.
+    Drop(DropReason),
+}
+
+/// An order from the control plane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Tickets are issued for this epoch from now on; those of the neighbouring epochs stay valid.
+    SetEpoch(u32),
+    /// Remove the group with all its links. Its sender may register again.
+    CloseGroup(GroupKey),
+    /// Open no more groups. Links may still join the existing ones.
+    Drain,
+}
+
+/// An event for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The first link of a new group has joined.
+    GroupOpened {
+        /// The new group.
+        group: GroupKey,
+    },
+    /// A group is gone.
+    GroupClosed {
+        /// Its key, no longer valid.
+        group: GroupKey,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A link has joined.
+    LinkJoined {
+        /// The link.
+        link: LinkKey,
+        /// Its group.
+        group: GroupKey,
+        /// Its address.
+        addr: LinkAddr,
+        /// It was adopted by its traffic, without REG2.
+        roamed: bool,
+    },
+    /// A link is gone.
+    LinkLeft {
+        /// Its key, no longer valid.
+        link: LinkKey,
+        /// The group it belonged to.
+        group: GroupKey,
+        /// Its address.
+        addr: LinkAddr,
+        /// Why.
+        reason: LeaveReason,
+    },
+    /// The encoder has begun a new SRT session inside a living group.
+    SessionReplaced {
+        /// The group.
+        group: GroupKey,
+    },
+}
+
+/// Why a group was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// No link for the linger time.
+    Timeout,
+    /// Room was needed for another group.
+    Evicted,
+    /// Its last live link has registered for another group.
+    Replaced,
+    /// By command.
+    Command,
+}
+
+/// Why a link was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeaveReason {
+    /// Silent for the link timeout.
+    Timeout,
+    /// Silent longest in a full group.
+    Evicted,
+    /// Its address joined another group.
+    Moved,
+    /// Its group was closed.
+    GroupClosed,
+}
+
+/// See the module's comment.
+pub struct Receiver {
+    config: ReceiverConfig,
+    tickets: TicketKey,
+    hash: KeyHash,
+    epoch: u32,
+    draining: bool,
+    groups: Groups,
+    links: Links,
+    pending: Pending,
+    foreign: Foreign,
+    ngp: Option<Bucket>,
+    last_link: Option<LinkKey>,
+    counters: Counters,
+}
+
+impl Receiver {
+    /// Takes all the memory it will ever use. `tickets` must be the same in all shards and should survive restarts;
+    /// `hash_seed` is random; `epoch` is the current ticket epoch.
+    pub fn new(config: ReceiverConfig, tickets: TicketKey, hash_seed: [u64; 2], epoch: u32) -> Self {
+        let config = config.clamped();
+        Self {
+            hash: KeyHash::new(hash_seed),
+            groups: Groups::new(&config),
+            links: Links::new(&config),
+            pending: Pending::new(config.pending_max, config.reg2_repeat),
+            foreign: Foreign::new(config.foreign_max, config.foreign_idle),
+            ngp: None,
+            tickets,
+            epoch,
+            draining: false,
+            last_link: None,
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// The configuration in force, after clamping.
+    pub fn config(&self) -> &ReceiverConfig {
+        &self.config
+    }
+
+    /// How much free room `Actions` must have for any one call: entries and bytes. With less, registrations are dropped
+    /// with [`DropReason::ActionsFull`] and timers wait for the next call. Give it several times that.
+    pub fn actions_min(&self) -> (usize, usize) {
+        // The dearest call joins a link: its address leaves a group that closes (two actions per link, two for the
+        // group), a ghost group is evicted (the same), a silent link is evicted (two), group and link are announced,
+        // the address is steered and answered.
+        (4 * self.config.links_per_group_max + 4 + 2 + 4, REG_LEN)
+    }
+
+    /// Decides about a datagram that came from a sender. `from` is where it came from; echoes and replies go there.
+    /// Actions of this call belong before the verdict.
+    pub fn handle_uplink(
+        &mut self,
+        now: Instant,
+        from: LinkAddr,
+        bytes: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
+        self.counters.received += 1;
+        let verdict = self.uplink(now, from, bytes, out);
+        self.counters.count(verdict);
+        debug_assert!(self.counters.is_conserved());
+        verdict
+    }
+
+    /// Decides about a datagram that came from the SRT side of a group: `FanOut`, `ToLink` or `Drop`.
+    pub fn handle_downlink(
+        &mut self,
+        now: Instant,
+        group: GroupKey,
+        bytes: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
+        let _ = out; // No return packet has a side effect today; the shape is that of the uplink.
+        self.counters.received += 1;
+        let verdict = self.downlink(now, group, bytes);
+        self.counters.count(verdict);
+        debug_assert!(self.counters.is_conserved());
+        verdict
+    }
+
+    /// Does what is due at `now`. When `out` has no room, the rest stays due.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        self.flush_acks(now, out);
+        self.repeat_reg3(now, out);
+        self.repeat_reg2(now, out);
+        self.expire_links(now, out);
+        self.expire_groups(now, out);
+        self.foreign.expire(now);
+    }
+
+    /// When [`Receiver::handle_timeout`] has something to do next. O(1).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.links.ack_flush.next(),
+            self.links.reg3.next(),
+            self.links.timeout.next(),
+            self.pending.repeat.next(),
+            self.groups.linger.next(),
+            self.groups.ghost_linger.next(),
+            self.foreign.idle.next(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Carries out an order. `out` must have the room [`Receiver::actions_min`] asks for; closing a group says whom to
+    /// unsteer and what to close.
+    pub fn handle_command(&mut self, _now: Instant, command: Command, out: &mut Actions) {
+        match command {
+            Command::SetEpoch(epoch) => self.epoch = epoch,
+            Command::Drain => self.draining = true,
+            Command::CloseGroup(key) => {
+                if let Some(slot) = self.groups.slot_of(key) {
+                    self.close_group(slot, CloseReason::Command, out);
+                }
+            }
+        }
+    }
+
+    /// The links a [`Verdict::FanOut`] just returned for `group` goes to. At other times: the links that are live and
+    /// took part in the last fan-out.
+    pub fn live_links(&self, now: Instant, group: GroupKey) -> impl Iterator<Item = (LinkKey, LinkAddr)> {
+        self.groups
+            .slot_of(group)
+            .into_iter()
+            .flat_map(|slot| self.links.fan_out(slot))
+            .filter(move |(_, link)| link.is_live(now, self.config.link_live))
+            .map(|(slot, link)| (self.links.key(slot), link.addr))
+    }
+
+    /// Where a link sends from, `None` when it is gone.
+    pub fn link_addr(&self, link: LinkKey) -> Option<LinkAddr> {
+        self.links.get_key(link).map(|link| link.addr)
+    }
+
+    /// The link's index within its group, stable while the link lives and small: `0..links_per_group_max`.
+    pub fn link_index(&self, link: LinkKey) -> Option<u8> {
+        self.links.get_key(link).map(|_| self.links.index_of(link.slot))
+    }
+
+    /// The link the last [`Verdict::Forward`] came over.
+    pub fn last_link(&self) -> Option<LinkKey> {
+        self.last_link
+    }
+
+    /// What became of every datagram so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The groups as they are now, for display. Housekeeping only: allocates.
+    pub fn snapshot(&self, now: Instant) -> impl Iterator<Item = GroupSnapshot> {
+        self.groups.iter().map(move |(slot, group)| snapshot::of(now, self, slot, group))
+    }
+}

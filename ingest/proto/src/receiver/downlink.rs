@@ -1,0 +1,85 @@
+//! The return path: datagrams from the SRT side of a group to its links.
+//!
+//! ACK and NAK go to every live link, because a NAK that dies with one bad modem is a frozen picture; everything else
+//! goes to the link that last carried plausible SRT, because stock senders do not deduplicate handshakes.
+
+use super::{DropReason, Receiver, Verdict};
+use crate::GroupKey;
+use crate::wire::{self, Control, ControlType, DATAGRAM_LEN_MAX, Datagram};
+use std::time::Instant;
+
+impl Receiver {
+    pub(super) fn downlink(&mut self, now: Instant, key: GroupKey, bytes: &[u8]) -> Verdict {
+        let Some(group_slot) = self.groups.slot_of(key) else { return Verdict::Drop(DropReason::NoGroup) };
+        if bytes.len() > DATAGRAM_LEN_MAX {
+            return Verdict::Drop(DropReason::Oversize);
+        }
+        let verdict = match wire::classify(bytes) {
+            Datagram::SrtControl(control) => self.downlink_control(now, key, &control),
+            Datagram::SrtData(_) => self.send_to_newest(now, group_slot, bytes.len()),
+            Datagram::Srtla(_) => Verdict::Drop(DropReason::UnexpectedSrtla),
+            Datagram::Runt => Verdict::Drop(DropReason::Runt),
+        };
+        if let Some(group) = self.groups.get_mut(group_slot)
+            && !matches!(verdict, Verdict::Drop(_))
+        {
+            group.returned_packets += 1;
+            group.returned_bytes += bytes.len() as u64;
+        }
+        verdict
+    }
+
+    fn downlink_control(&mut self, now: Instant, key: GroupKey, control: &Control<'_>) -> Verdict {
+        let len = control.bytes().len();
+        match control.control_type() {
+            ControlType::Ack | ControlType::Nak => return self.fan_out(now, key, len),
+            ControlType::Handshake => {
+                if let Some(group) = self.groups.get_mut(key.slot) {
+                    group.session.follow_downlink(control);
+                    self.groups.reindex(&self.hash, key.slot);
+                }
+            }
+            _ => {}
+        }
+        self.send_to_newest(now, key.slot, len)
+    }
+
+    /// Marks and books the live links.
+    fn fan_out(&mut self, now: Instant, key: GroupKey, len: usize) -> Verdict {
+        let (mut live, mut paid) = (false, false);
+        for (link, target) in self.links.of_group_mut(key.slot) {
+            let is_live = link.is_live(now, self.config.link_live);
+            *target = is_live && link.spend(len);
+            live |= is_live;
+            paid |= *target;
+        }
+        match (live, paid) {
+            (_, true) => Verdict::FanOut(key),
+            (true, false) => Verdict::Drop(DropReason::NoCredit),
+            (false, false) => Verdict::Drop(DropReason::NoLiveLink),
+        }
+    }
+
+    /// Chooses and books one link: the newest source while it is live, else the live link heard last, else the newest
+    /// source after all (one link that may be dead is worth one packet).
+    fn send_to_newest(&mut self, now: Instant, group_slot: u32, len: usize) -> Verdict {
+        let Some(group) = self.groups.get(group_slot) else { return Verdict::Drop(DropReason::NoGroup) };
+        let newest = group.newest_source;
+        let is_live =
+            |slot: u32| self.links.get(slot).is_some_and(|link| link.is_live(now, self.config.link_live));
+        let chosen = newest.filter(|&slot| is_live(slot)).or_else(|| {
+            self.links
+                .of_group(group_slot)
+                .filter(|(_, link)| link.probation.is_none() && link.is_live(now, self.config.link_live))
+                .max_by_key(|(_, link)| link.heard_at)
+                .map(|(slot, _)| slot)
+                .or(newest)
+        });
+        let Some(slot) = chosen else { return Verdict::Drop(DropReason::NoLiveLink) };
+        match self.links.get_mut(slot).map(|link| link.spend(len)) {
+            Some(true) => Verdict::ToLink(self.links.key(slot)),
+            Some(false) => Verdict::Drop(DropReason::NoCredit),
+            None => Verdict::Drop(DropReason::NoLiveLink),
+        }
+    }
+}

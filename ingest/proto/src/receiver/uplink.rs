@@ -1,0 +1,246 @@
+//! Datagrams from senders that are not registration: SRT, keepalives, and what does not belong here.
+
+use super::session::Opening;
+use super::{Action, Actions, DropReason, LeaveReason, Notice, Receiver, Verdict};
+use crate::LinkAddr;
+use crate::wire::{
+    self, ACK_HEADER_LEN, Control, DATAGRAM_LEN_MAX, Data, Datagram, Keepalive, Packet, PacketType,
+    SHUTDOWN_LEN, emit_ack, emit_shutdown,
+};
+use std::time::Instant;
+
+impl Receiver {
+    pub(super) fn uplink(
+        &mut self,
+        now: Instant,
+        from: LinkAddr,
+        bytes: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
+        if bytes.len() > DATAGRAM_LEN_MAX {
+            return Verdict::Drop(DropReason::Oversize);
+        }
+        let hash = self.hash.of(&from.octets());
+        let datagram = wire::classify(bytes);
+        if let Datagram::Srtla(packet) = datagram {
+            match packet.kind() {
+                PacketType::Reg1 => return self.reg1(now, (from, hash), &packet, out),
+                PacketType::Reg2 => return self.reg2(now, (from, hash), &packet, out),
+                _ => {}
+            }
+        }
+        let Some(link) = self.links.find(from, hash) else {
+            return self.stranger(now, (from, hash), &datagram, out);
+        };
+        self.links.heard(link, now, bytes.len());
+        match datagram {
+            Datagram::SrtData(data) => self.srt_data(now, link, &data, out),
+            Datagram::SrtControl(control) => self.srt_control(now, link, &control, out),
+            Datagram::Srtla(packet) => self.srtla(now, link, &packet),
+            Datagram::Runt => Verdict::Drop(DropReason::Runt),
+        }
+    }
+
+    /// An address that is no member's: a link of another shard, or a link whose address was changed by a NAT.
+    fn stranger(
+        &mut self,
+        now: Instant,
+        (from, hash): (LinkAddr, u32),
+        datagram: &Datagram<'_>,
+        out: &mut Actions,
+    ) -> Verdict {
+        if let Some(owner) = self.foreign.owner(now, from, hash) {
+            return Verdict::HandOff(owner);
+        }
+        if let Datagram::SrtData(data) = datagram
+            && let Some(link) = self.adopt(now, (from, hash), data, out)
+        {
+            self.links.heard(link, now, data.bytes().len());
+            return self.srt_data(now, link, data, out);
+        }
+        Verdict::Drop(match datagram {
+            Datagram::Runt => DropReason::Runt,
+            Datagram::Srtla(packet) if packet.kind() != PacketType::Keepalive => DropReason::UnexpectedSrtla,
+            _ => DropReason::NotMember,
+        })
+    }
+
+    /// Follows a link to a new address: SRT data whose socket ID names exactly one group and whose sequence number is
+    /// near that group's newest becomes a link on probation. It may push out a dead link, never a live one.
+    fn adopt(
+        &mut self,
+        now: Instant,
+        from: (LinkAddr, u32),
+        data: &Data<'_>,
+        out: &mut Actions,
+    ) -> Option<u32> {
+        if !self.config.roaming || !self.config.admit.allows(from.0.ip()) {
+            return None;
+        }
+        let group = self.groups.find_server(&self.hash, data.dest_socket_id())?;
+        if !self.groups.get(group)?.session.would_accept(data, self.config.seq_window) || !self.has_room(out)
+        {
+            return None;
+        }
+        let free = self.links.free_slot(group);
+        let slot = free.or_else(|| self.links.longest_silent(group))?;
+        if free.is_none() {
+            if self.links.get(slot)?.is_live(now, self.config.link_live) {
+                return None;
+            }
+            self.remove_link(slot, LeaveReason::Evicted, out);
+        }
+        self.add_link(now, group, slot, from, true, out);
+        self.counters.links_roamed += 1;
+        Some(slot)
+    }
+
+    /// SRT data from a member.
+    fn srt_data(&mut self, now: Instant, link_slot: u32, data: &Data<'_>, out: &mut Actions) -> Verdict {
+        let group_slot = self.links.group_of(link_slot);
+        let (Some(link), Some(group)) = (self.links.get_mut(link_slot), self.groups.get_mut(group_slot))
+        else {
+            return Verdict::Drop(DropReason::NotMember);
+        };
+        let server_id = group.session.server_id;
+        let plausible = group.session.follow_data(data, self.config.seq_window, link.probation.is_none());
+        if plausible {
+            match &mut link.probation {
+                Some(packets) if *packets < self.config.probation_packets => *packets += 1,
+                _ => {
+                    link.probation = None;
+                    group.newest_source = Some(link_slot);
+                }
+            }
+        }
+        if !group.carried_data {
+            group.carried_data = true;
+            self.groups.ghosts.disarm(group_slot);
+        }
+        let learned = self.groups.get(group_slot).is_some_and(|group| group.session.server_id != server_id);
+        if learned {
+            self.groups.reindex(&self.hash, group_slot);
+        }
+        let first = link.note_unacked(data.seq());
+        let full = link.unacked().len() >= self.config.ack_every as usize;
+        let verdict = self.srt_forward(now, link_slot, group_slot, data.bytes().len(), out);
+        if full {
+            self.links.ack_flush.disarm(link_slot);
+            self.send_ack(link_slot, out);
+        } else if first {
+            self.links.ack_flush.arm(link_slot, now);
+        }
+        verdict
+    }
+
+    /// SRT control from a member.
+    fn srt_control(
+        &mut self,
+        now: Instant,
+        link_slot: u32,
+        control: &Control<'_>,
+        out: &mut Actions,
+    ) -> Verdict {
+        let group_slot = self.links.group_of(link_slot);
+        let (Some(link), Some(group)) = (self.links.get(link_slot), self.groups.get_mut(group_slot)) else {
+            return Verdict::Drop(DropReason::NotMember);
+        };
+        if link.probation.is_none() {
+            if group.session.accepts_control(control) {
+                group.newest_source = Some(link_slot);
+            }
+            if let Opening::Replaced { old_server_id } = group.session.follow_uplink(control) {
+                self.replace_session(group_slot, old_server_id, control.timestamp_us(), out);
+            }
+        }
+        self.srt_forward(now, link_slot, group_slot, control.bytes().len(), out)
+    }
+
+    /// The encoder has begun a new session: end the old one for the SRT server's sake, and forget what was to be
+    /// acknowledged of it.
+    fn replace_session(
+        &mut self,
+        group_slot: u32,
+        old_server_id: Option<u32>,
+        timestamp_us: u32,
+        out: &mut Actions,
+    ) {
+        self.groups.reindex(&self.hash, group_slot);
+        for (link, _) in self.links.of_group_mut(group_slot) {
+            link.clear_unacked();
+        }
+        let group = self.groups.key(group_slot);
+        let Some(server_id) = old_server_id else { return };
+        out.push_with(Action::SendDownstream { group }, SHUTDOWN_LEN, |buf| {
+            buf.copy_from_slice(&emit_shutdown(server_id, timestamp_us));
+        });
+        self.counters.sessions_replaced += 1;
+        out.push(Action::Notice(Notice::SessionReplaced { group }));
+    }
+
+    /// Books an SRT packet and passes it on.
+    fn srt_forward(
+        &mut self,
+        now: Instant,
+        link_slot: u32,
+        group_slot: u32,
+        len: usize,
+        out: &mut Actions,
+    ) -> Verdict {
+        self.links.talked(link_slot, now);
+        let key = self.groups.key(group_slot);
+        if let Some(link) = self.links.get_mut(link_slot) {
+            link.srt_at = Some(now);
+            link.credit_bytes = (link.credit_bytes + len as u32).min(self.config.credit_cap_bytes);
+        }
+        if let Some(group) = self.groups.get_mut(group_slot) {
+            group.forwarder_open = group.forwarder_open || out.push(Action::OpenForwarder(key));
+            group.forwarded_packets += 1;
+            group.forwarded_bytes += len as u64;
+        }
+        self.last_link = Some(self.links.key(link_slot));
+        Verdict::Forward(key)
+    }
+
+    /// A keepalive goes back as it came. Everything else of SRTLA has no business here.
+    fn srtla(&mut self, now: Instant, link_slot: u32, packet: &Packet<'_>) -> Verdict {
+        let Some(keepalive) = packet.keepalive() else { return Verdict::Drop(DropReason::UnexpectedSrtla) };
+        self.links.talked(link_slot, now);
+        let rate = self.config.keepalive_rate;
+        let Some(link) = self.links.get_mut(link_slot) else { return Verdict::Drop(DropReason::NotMember) };
+        if !link.keepalives.take(rate, now) {
+            return Verdict::Drop(DropReason::KeepaliveBudget);
+        }
+        if let Keepalive::Extended { telemetry, .. } = keepalive {
+            link.telemetry = Some(telemetry);
+        }
+        link.spend_free(packet.bytes().len());
+        Verdict::ToLink(self.links.key(link_slot))
+    }
+
+    /// Sends the SRTLA ACK for what a link has collected.
+    fn send_ack(&mut self, link_slot: u32, out: &mut Actions) {
+        let Some(link) = self.links.get_mut(link_slot) else { return };
+        let len = ACK_HEADER_LEN + 4 * link.unacked().len();
+        if link.unacked().is_empty() || !link.spend(len) {
+            link.clear_unacked();
+            return;
+        }
+        let sent = out.push_with(Action::Reply { to: link.addr }, len, |buf| {
+            emit_ack(link.unacked(), buf);
+        });
+        self.counters.acks_sent += u64::from(sent);
+        link.clear_unacked();
+    }
+
+    /// Sends the partial SRTLA ACKs that are due.
+    pub(super) fn flush_acks(&mut self, now: Instant, out: &mut Actions) {
+        while self.has_room(out)
+            && let Some(slot) = self.links.ack_flush.pop_due(now)
+        {
+            let before = self.counters.acks_sent;
+            self.send_ack(slot, out);
+            self.counters.acks_flushed += self.counters.acks_sent - before;
+        }
+    }
+}
