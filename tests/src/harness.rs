@@ -1,0 +1,128 @@
+//! Suites of tests that need things a machine may not have.
+//!
+//! Promise: what a test needs is looked for before the suite starts; a test that cannot run is announced as
+//! `SKIPPED name: reason` on standard error, appears as `ignored` in the list and in the counts, and is never "ok".
+//! Forcing it with `--ignored` runs it, and then it fails for want of what it needs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::scene::Scene;
+
+/// Something a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A program in `PATH`, and the package that has it.
+    Program(&'static str, &'static str),
+    /// The rights to make network namespaces, and a kernel that has them.
+    Namespaces,
+    /// io_uring allowed by the kernel and by the sandbox.
+    IoUring,
+}
+
+/// `ffmpeg`.
+pub const FFMPEG: Need = Need::Program("ffmpeg", "ffmpeg");
+/// `srt-live-transmit`.
+pub const SRT: Need = Need::Program("srt-live-transmit", "srt-tools");
+
+impl Need {
+    /// Why this machine does not have it; `None` if it has.
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Program(name, package) => {
+                find_program(name).is_none().then(|| format!("{name} is not installed (package {package})"))
+            }
+            Self::Namespaces => crate::netns::unavailable(),
+            Self::IoUring => {
+                let state = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
+                match state.as_deref().map(str::trim) {
+                    Some("0") => None,
+                    Some("1") if is_root() => None,
+                    Some(value) => {
+                        Some(format!("io_uring is disabled by the host (kernel.io_uring_disabled = {value})"))
+                    }
+                    None => Some("this kernel has no io_uring (kernel.io_uring_disabled is absent)".into()),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no arguments, no side effects and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The first executable of that name in `PATH`.
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| {
+        Command::new(path)
+            .arg("-version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok()
+    })
+}
+
+/// A list of tests in the making.
+pub struct Suite {
+    arguments: Arguments,
+    threads: usize,
+    trials: Vec<Trial>,
+    skipped: Vec<(String, String)>,
+}
+
+impl Suite {
+    /// An empty suite; reads the command line of the test binary. `threads` tests run at a time unless the command line
+    /// says otherwise: these tests mostly wait, so it may exceed the number of cores.
+    pub fn from_args(threads: usize) -> Self {
+        Self { arguments: Arguments::from_args(), threads, trials: Vec::new(), skipped: Vec::new() }
+    }
+
+    /// Adds a test.
+    pub fn test(&mut self, name: &str, needs: &[Need], run: fn(&Scene) -> anyhow::Result<()>) {
+        let missing: Vec<_> = needs.iter().filter_map(|need| need.missing()).collect();
+        let trial_name = name.to_owned();
+        let trial = Trial::test(name, move || {
+            let scene = Scene::new(&trial_name).map_err(|error| format!("{error:#}"))?;
+            match catch_unwind(AssertUnwindSafe(|| run(&scene))) {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(format!("{error:#}\n{}", scene.transcript()).into()),
+                Err(panic) => {
+                    Err(format!("panicked: {}\n{}", panic_text(&*panic), scene.transcript()).into())
+                }
+            }
+        })
+        .with_ignored_flag(!missing.is_empty());
+        if !missing.is_empty() && !self.arguments.is_filtered_out(&trial) {
+            self.skipped.push((name.to_owned(), missing.join(", ")));
+        }
+        self.trials.push(trial);
+    }
+
+    /// Runs what the command line asks for.
+    pub fn run(mut self) -> ExitCode {
+        if self.arguments.test_threads.is_none() {
+            self.arguments.test_threads = Some(self.threads);
+        }
+        if !self.arguments.list && !self.arguments.ignored && !self.arguments.include_ignored {
+            for (name, reason) in &self.skipped {
+                eprintln!("SKIPPED {name}: {reason}");
+            }
+        }
+        libtest_mimic::run(&self.arguments, self.trials).exit_code()
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("(no text)")
+}
