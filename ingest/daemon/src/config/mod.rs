@@ -9,6 +9,8 @@ pub mod error;
 pub mod keys;
 pub mod raw;
 pub mod resolved;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 pub mod value;
 
@@ -95,7 +97,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     resolve(raw, sources.cores)
 }
 
-fn resolve(raw: Raw, cores: usize) -> Result<Loaded, ConfigError> {
+/// The second stage: types, ranges, and the checks across keys.
+///
+/// # Errors
+/// Everything that is wrong, with what was already wrong in `raw`.
+pub fn resolve(raw: Raw, cores: usize) -> Result<Loaded, ConfigError> {
     let Raw { assignments, mut problems, incomplete } = raw;
     let mut config = Config::default();
     let mut places: HashMap<&'static str, Place> = HashMap::new();

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use super::error::{Place, Problem};
 use super::raw::nearest;
 use super::resolved::{Config, OutputMode};
+use crate::shard::stream_id;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-const STREAM_NAME_BYTES_MAX: usize = 64;
 
 /// What the checks found.
 #[derive(Default)]
@@ -85,7 +85,7 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
         .chain(config.relay.streams.iter().map(|name| ("relay.streams", name)))
     {
         if let Err(message) = stream_name(name) {
-            problems.push(say(key, message, "use letters, digits, and any of _ - . /"));
+            problems.push(say(key, message, "for example \"cam1\", at most 128 bytes"));
         }
     }
     let streams = &config.relay.streams;
@@ -145,15 +145,13 @@ pub fn host_port(text: &str) -> Result<(), String> {
     }
 }
 
+/// Asks the parser of stream IDs itself, so that a name that is configured can also be asked for.
 fn stream_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("a stream name is empty".to_owned());
+    let escaped = name.escape_debug();
+    match stream_id::parse(format!("publish/{name}").as_bytes()) {
+        _ if name.is_empty() => Err("a stream name is empty".to_owned()),
+        Ok(request) if request.name == name => Ok(()),
+        Ok(_) => Err(format!("\"{escaped}\" is not a stream name")),
+        Err(error) => Err(format!("\"{escaped}\": {}", error.explain())),
     }
-    if name.len() > STREAM_NAME_BYTES_MAX {
-        return Err(format!("\"{name}\" is longer than {STREAM_NAME_BYTES_MAX} bytes"));
-    }
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte)) {
-        return Err(format!("\"{}\" is not a stream name", name.escape_debug()));
-    }
-    Ok(())
 }

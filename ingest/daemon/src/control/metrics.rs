@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -73,14 +73,21 @@ impl Collector for Scrape {
             };
             let mut family = encoder.encode_descriptor(name, metric.help, None, kind)?;
             for (values, number) in metric.samples(self) {
-                let labels: Vec<(&str, String)> = metric.labels.iter().copied().zip(values).collect();
-                let sample = family.encode_family(&labels)?;
-                match number {
-                    Number::Count(count) => ConstCounter::new(count).encode(sample)?,
-                    Number::Level(level) => ConstGauge::new(level).encode(sample)?,
+                if metric.labels.is_empty() {
+                    write(family, number)?;
+                    break;
                 }
+                let labels: Vec<(&str, String)> = metric.labels.iter().copied().zip(values).collect();
+                write(family.encode_family(&labels)?, number)?;
             }
         }
         Ok(())
+    }
+}
+
+fn write(sample: MetricEncoder<'_>, number: Number) -> Result<(), fmt::Error> {
+    match number {
+        Number::Count(count) => ConstCounter::new(count).encode(sample),
+        Number::Level(level) => ConstGauge::new(level).encode(sample),
     }
 }
