@@ -1,0 +1,199 @@
+//! From the encoder to the links: which link each datagram takes.
+
+use std::time::Instant;
+
+use super::adaptive::{Purpose, cost_us, update_congested};
+use super::link::Link;
+use super::{LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
+use crate::Seq;
+use crate::wire::{
+    Control, ControlType, DATAGRAM_LEN_MAX, Data, Datagram, HandshakeKind, PacketType, SRT_HEADER_LEN,
+    classify,
+};
+
+/// SRT's user-defined control type (key refreshes of encrypted streams); by its first word it looks like SRTLA.
+pub(super) const SRT_USER_DEFINED: PacketType = PacketType::Unknown(0xFFFF);
+/// Extra cost of sending a retransmission on the link that lost the original.
+const SAME_LINK_COST_US: f32 = 50_000.0;
+/// A retransmission is doubled when even the best link loses more than this share.
+const DOUBLE_ABOVE_LOSS: f32 = 0.05;
+
+/// The links for one datagram.
+#[derive(Clone, Copy, Default)]
+struct Choice {
+    best: usize,
+    /// The next best live link.
+    second: Option<usize>,
+    /// A live link that has carried nothing for too long.
+    starving: Option<usize>,
+}
+
+impl Sender {
+    /// Takes a datagram from the encoder and says which link carries it. Copies for other links go to `out`.
+    pub fn handle_local(&mut self, now: Instant, bytes: &[u8], out: &mut SenderActions) -> SenderVerdict {
+        self.advance(now);
+        self.counters.local_received += 1;
+        let verdict = if bytes.len() > DATAGRAM_LEN_MAX {
+            SenderVerdict::Drop(SenderDropReason::Malformed)
+        } else {
+            match classify(bytes) {
+                Datagram::SrtData(data) => self.send_data(&data, out),
+                Datagram::SrtControl(control) => self.send_control(&control, out),
+                Datagram::Srtla(packet)
+                    if packet.kind() == SRT_USER_DEFINED && bytes.len() >= SRT_HEADER_LEN =>
+                {
+                    self.choose(Purpose::Urgent, bytes.len(), None)
+                        .map_or(SenderVerdict::Drop(SenderDropReason::NoLink), |choice| to_link(choice.best))
+                }
+                Datagram::Srtla(_) => SenderVerdict::Drop(SenderDropReason::NotSrt),
+                Datagram::Runt => SenderVerdict::Drop(SenderDropReason::Malformed),
+            }
+        };
+        self.count(verdict)
+    }
+
+    pub(super) fn count(&mut self, verdict: SenderVerdict) -> SenderVerdict {
+        match verdict {
+            SenderVerdict::ToLink(_) => self.counters.to_link += 1,
+            SenderVerdict::ToLocal => self.counters.to_local += 1,
+            SenderVerdict::Consumed => self.counters.consumed += 1,
+            SenderVerdict::Drop(reason) => self.counters.drop(reason),
+        }
+        verdict
+    }
+
+    fn send_data(&mut self, data: &Data<'_>, out: &mut SenderActions) -> SenderVerdict {
+        let (seq, len) = (data.seq(), data.bytes().len());
+        let is_retransmitted = data.is_retransmitted();
+        let choice = if is_retransmitted {
+            let lost_on = self.log.owner(seq);
+            self.choose(Purpose::Urgent, len, lost_on)
+        } else {
+            self.data_number += 1;
+            self.choose(Purpose::Data, len, None)
+        };
+        let Some(choice) = choice else { return SenderVerdict::Drop(SenderDropReason::NoLink) };
+        self.log.record(self.now_us, seq, len, choice.best);
+        self.on_data_sent(choice.best, seq, len, false);
+        if let Some(link) = self.link_mut(choice.best) {
+            link.retransmitted_packets += u64::from(is_retransmitted);
+        }
+        if !is_retransmitted {
+            self.last_link = choice.best;
+        }
+        if self.stock.is_none() {
+            let is_lossy =
+                |link: Option<&Link>| link.is_some_and(|link| link.loss.loss() > DOUBLE_ABOVE_LOSS);
+            let copy_on = if is_retransmitted && is_lossy(self.link(choice.best)) {
+                choice.second.filter(|slot| self.link(*slot).is_some_and(|link| !link.is_congested))
+            } else {
+                choice.starving
+            };
+            if let Some(slot) = copy_on.filter(|slot| *slot != choice.best)
+                && out.send(LinkIndex(slot as u8), data.bytes())
+            {
+                self.counters.copies_sent += 1;
+                self.log.record_copy(self.now_us, seq, slot);
+                self.on_data_sent(slot, seq, len, true);
+            }
+        }
+        to_link(choice.best)
+    }
+
+    fn send_control(&mut self, control: &Control<'_>, out: &mut SenderActions) -> SenderVerdict {
+        if control.handshake().is_some_and(|handshake| handshake.kind == HandshakeKind::Induction) {
+            // The encoder begins a new SRT session: new numbers, nothing of the old ones is in flight.
+            self.counters.inductions += 1;
+            self.log.reset();
+            if let Some(stock) = &mut self.stock {
+                stock.reset_logs();
+            }
+            for link in self.links.iter_mut().flatten() {
+                link.loss.restart();
+                link.is_congested = false;
+            }
+        }
+        let Some(choice) = self.choose(Purpose::Urgent, control.bytes().len(), None) else {
+            return SenderVerdict::Drop(SenderDropReason::NoLink);
+        };
+        // SHUTDOWN is sent once and never acknowledged; without it the server waits for its idle timeout.
+        if control.control_type() == ControlType::Shutdown
+            && let Some(second) = choice.second
+            && out.send(LinkIndex(second as u8), control.bytes())
+        {
+            self.counters.copies_sent += 1;
+        }
+        to_link(choice.best)
+    }
+
+    fn on_data_sent(&mut self, slot: usize, seq: Seq, len: usize, is_copy: bool) {
+        let (now_us, data_number) = (self.now_us, self.data_number);
+        if let Some(stock) = &mut self.stock {
+            stock.on_sent(slot, seq);
+        }
+        let flight = self.log.flight(slot);
+        let Some(link) = self.link_mut(slot) else { return };
+        link.sent_packets += 1;
+        link.sent_bytes += len as u64;
+        link.copied_packets += u64::from(is_copy);
+        link.sent_rate.add(now_us, len as f32);
+        link.loss.on_sent(now_us, is_copy);
+        link.last_data_number = data_number;
+        link.on_data_sent(now_us);
+        update_congested(link, flight);
+    }
+
+    /// The best live link; without one, the link that answered last, as long as any was ever confirmed.
+    fn choose(&self, purpose: Purpose, len: usize, lost_on: Option<usize>) -> Option<Choice> {
+        let is_live = |slot: usize| self.link(slot).is_some_and(|link| link.state == LinkState::Live);
+        if let Some(stock) = &self.stock {
+            let best = stock
+                .choose(is_live)
+                .or_else(|| stock.choose(|slot| self.link(slot).is_some_and(|link| link.was_joined)))?;
+            return Some(Choice { best, ..Choice::default() });
+        }
+        let mut best: Option<(usize, f32)> = None;
+        let mut second: Option<(usize, f32)> = None;
+        let mut starving = None;
+        for (slot, link) in self.links.iter().enumerate() {
+            let Some(link) = link.as_ref().filter(|link| link.state == LinkState::Live) else { continue };
+            let was_last = slot == self.last_link;
+            let mut cost = cost_us(link, self.log.flight(slot), self.now_us, len, purpose, was_last);
+            if lost_on == Some(slot) {
+                cost += SAME_LINK_COST_US;
+            }
+            if best.is_none_or(|(_, best_cost)| cost < best_cost) {
+                second = best;
+                best = Some((slot, cost));
+            } else if second.is_none_or(|(_, second_cost)| cost < second_cost) {
+                second = Some((slot, cost));
+            }
+            let unused = self.data_number.saturating_sub(link.last_data_number);
+            if purpose == Purpose::Data && unused > u64::from(self.config.probe_every_packets) {
+                starving = Some(slot);
+            }
+        }
+        match best {
+            Some((best, _)) => Some(Choice {
+                best,
+                second: second.map(|(slot, _)| slot),
+                starving: starving.filter(|s| *s != best),
+            }),
+            None => self.least_bad().map(|best| Choice { best, ..Choice::default() }),
+        }
+    }
+
+    fn least_bad(&self) -> Option<usize> {
+        self.links
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, link)| Some((slot, link.as_ref()?)))
+            .filter(|(_, link)| link.was_joined)
+            .max_by_key(|(_, link)| (link.state == LinkState::Suspect, link.last_proof_us))
+            .map(|(slot, _)| slot)
+    }
+}
+
+const fn to_link(slot: usize) -> SenderVerdict {
+    SenderVerdict::ToLink(LinkIndex(slot as u8))
+}
