@@ -2,7 +2,8 @@
 //!
 //! * [`link`]: one direction of an impaired link, pure; also used on real sockets by the demo.
 //! * [`stock`]: emulators of the stock bonding senders, sans-IO; also used on real sockets by the end-to-end tests.
-//! * [`rng`]: the reproducible random numbers behind both.
+//! * [`world`]: encoder, sender, links, receiver and SRT server under one virtual clock.
+//! * [`rng`]: the reproducible random numbers behind all of it.
 //! * [`wire`]: the few wire facts needed, independent of the crates under test.
 #![forbid(unsafe_code)]
 
@@ -10,3 +11,4 @@ pub mod link;
 pub mod rng;
 pub mod stock;
 pub mod wire;
+pub mod world;
