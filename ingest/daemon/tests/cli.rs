@@ -1,5 +1,7 @@
 //! The command line from outside: the built binary, its exit codes, stdout and stderr.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

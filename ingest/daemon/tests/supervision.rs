@@ -2,6 +2,12 @@
 //!
 //! The parent tests start this same test binary again, with the child's part selected by its name.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the child reports to its parent"
+)]
+
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -485,6 +485,9 @@ fn ports_may_be_left_to_the_system_and_addresses_split_a_port() {
     assert_eq!(messages(text), "accepted");
     let text = "[srtla]\nlisten = \"127.0.0.1:5000\"\n[srt]\nlisten = \"127.0.0.2:5000\"";
     assert_eq!(messages(text), "accepted");
+    // In forward mode nothing listens on the SRT port.
+    let text = "srtla.listen = \"[::]:9710\"\noutput.mode = \"forward\"\nforward.server = \"a:1\"";
+    assert_eq!(messages(text), "accepted");
     let text = "[admin]\nlisten = \"[::ffff:127.0.0.1]:8080\"";
     assert_eq!(messages(text), "accepted");
 }

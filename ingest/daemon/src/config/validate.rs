@@ -47,7 +47,7 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
             "use one shard per core at most",
         ));
     }
-    if clash(config.srtla.listen, config.srt.listen) {
+    if config.output.mode == OutputMode::Relay && clash(config.srtla.listen, config.srt.listen) {
         problems.push(say(
             "srt.listen",
             format!("same UDP port as srtla.listen ({})", config.srtla.listen),
