@@ -1,0 +1,312 @@
+//! The send half of a connection: send buffer, retransmission and too-late drop.
+//!
+//! Promises: new data leave as soon as the peer's window allows; a packet is retransmitted at most once per round
+//! trip, however many copies of a NAK arrive; retransmissions are paced at 1.25 times the input rate; what is
+//! older than the drop threshold leaves the buffer and is announced by DROPREQ; an ACK for what was never sent
+//! changes nothing.
+
+use crate::crypto::Crypto;
+use crate::packet::{Ack, DataRepr, HEADER_LEN, LossList, Position};
+use crate::seq::{MsgNo, Seq};
+use crate::stats::Stats;
+use crate::time::{MS, Micros, NEVER, RateMeter, Rtt};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Least age at which unacknowledged packets are dropped.
+const DROP_AGE_MIN: Micros = 1_000 * MS;
+const DROP_AGE_EXTRA: Micros = 20 * MS;
+/// Retransmissions that may leave back to back.
+const BURST_BYTES: i64 = 32 * 1500;
+/// Retransmission rate below which pacing never goes.
+const PACE_MIN_BYTES_PER_S: i64 = 125_000;
+/// Silence after the last transmission before the last packet is sent again, beyond RTT + 4 deviations.
+const TAIL_EXTRA: Micros = 30 * MS;
+const TAIL_MAX: u32 = 6;
+
+#[derive(Debug)]
+struct Entry {
+    payload: Bytes,
+    queued_at: Micros,
+    msg_no: MsgNo,
+    /// Last retransmission.
+    resent_at: Option<Micros>,
+    /// In the retransmission queue.
+    wanted: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    /// Sequence number of `entries[0]`, the oldest not acknowledged.
+    base: Seq,
+    entries: VecDeque<Entry>,
+    /// How many entries have been sent at least once.
+    sent: usize,
+    next_msg: MsgNo,
+    /// Numbers asked for, oldest request first; stale ones are skipped.
+    queue: VecDeque<Seq>,
+    entries_max: usize,
+    /// Packets the peer can take beyond its last ACK.
+    peer_window: usize,
+    drop_age: Micros,
+    /// Last number dropped unacknowledged.
+    dropped: Option<Seq>,
+    /// DROPREQ to send.
+    drop_request: Option<(Seq, Seq)>,
+    input: RateMeter,
+    /// Byte allowance of retransmissions, and when it was last filled up.
+    tokens: i64,
+    filled_at: Micros,
+    /// Last transmission or progress, and tail repeats since then.
+    active_at: Micros,
+    tails: u32,
+    rtt: Rtt,
+    stats: Stats,
+}
+
+impl Sender {
+    /// `window`: the peer's flow window of the handshake. `latency`: the delay the peer applies.
+    pub(crate) fn new(now: Micros, isn: Seq, window: usize, entries_max: usize, latency: Micros) -> Self {
+        Self {
+            base: isn,
+            entries: VecDeque::new(),
+            sent: 0,
+            next_msg: MsgNo::FIRST,
+            queue: VecDeque::new(),
+            entries_max,
+            peer_window: window,
+            drop_age: latency.max(DROP_AGE_MIN) + DROP_AGE_EXTRA,
+            dropped: None,
+            drop_request: None,
+            input: RateMeter::default(),
+            tokens: BURST_BYTES,
+            filled_at: now,
+            active_at: now,
+            tails: 0,
+            rtt: Rtt::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes a message; `false`: the buffer is full.
+    pub(crate) fn push(&mut self, now: Micros, payload: Bytes) -> bool {
+        if self.entries.len() >= self.entries_max {
+            return false;
+        }
+        self.input.add(now, payload.len());
+        let msg_no = self.next_msg;
+        self.next_msg = msg_no.next();
+        self.entries.push_back(Entry { payload, queued_at: now, msg_no, resent_at: None, wanted: false });
+        true
+    }
+
+    /// Everything was acknowledged or dropped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn on_ack(&mut self, now: Micros, ack: &Ack) {
+        let Ok(count) = usize::try_from(ack.next.distance(self.base)) else {
+            return; // older than what we know
+        };
+        if count > self.sent {
+            self.stats.invalid_reports += 1;
+            return;
+        }
+        if count > 0 {
+            self.active_at = now;
+            self.tails = 0;
+        }
+        self.forget(count);
+        if let Some(timing) = ack.timing {
+            self.peer_window = timing.buffer_free as usize;
+            self.rtt.set(timing.rtt_us, timing.rtt_var_us);
+        }
+    }
+
+    fn forget(&mut self, count: usize) {
+        self.entries.drain(..count.min(self.entries.len()));
+        self.base = self.base.add(count as u32);
+        self.sent = self.sent.saturating_sub(count);
+    }
+
+    pub(crate) fn on_nak(&mut self, now: Micros, list: LossList<'_>) {
+        self.stats.naks_received += 1;
+        for range in list {
+            let Ok((first, last)) = range else {
+                self.stats.invalid_reports += 1;
+                return;
+            };
+            // Asked for what was dropped: say so again.
+            if let Some(dropped) = self.dropped
+                && !dropped.is_before(first)
+            {
+                self.drop_request = Some((first, last.earlier(dropped)));
+            }
+            let start = first.distance(self.base).max(0);
+            let end = last.distance(self.base);
+            if end >= self.sent as i32 {
+                self.stats.invalid_reports += 1;
+            }
+            let end = end.min(self.sent as i32 - 1);
+            for offset in start..=end {
+                self.want(now, offset as usize);
+            }
+        }
+    }
+
+    fn want(&mut self, now: Micros, offset: usize) {
+        let again = self.rtt.smoothed();
+        let Some(entry) = self.entries.get_mut(offset) else { return };
+        if entry.wanted || entry.resent_at.is_some_and(|at| now - at < again) {
+            self.stats.naks_deduplicated += 1;
+            return;
+        }
+        entry.wanted = true;
+        self.queue.push_back(self.base.add(offset as u32));
+    }
+
+    /// Drops what is too late, repeats the tail when the peer has fallen silent.
+    pub(crate) fn on_timeout(&mut self, now: Micros) {
+        let late = self.entries.iter().take_while(|entry| now - entry.queued_at >= self.drop_age).count();
+        if late > 0 {
+            let first = self.base;
+            self.forget(late);
+            self.stats.send_dropped += late as u64;
+            let last = self.base.sub(1);
+            self.dropped = Some(last);
+            // Join with one that has not left yet.
+            let first = self.drop_request.map_or(first, |(earlier, _)| earlier.earlier(first));
+            self.drop_request = Some((first, last));
+        } else if self.dropped.is_some_and(|dropped| self.base.distance(dropped) > 1 << 28) {
+            self.dropped = None; // half the number range later it would look like the future
+        }
+        if now >= self.tail_at() {
+            self.tails += 1;
+            self.active_at = now;
+            if let Some(offset) = self.sent.checked_sub(1) {
+                self.want(now, offset);
+            }
+        }
+    }
+
+    fn tail_at(&self) -> Micros {
+        if self.sent == 0 || self.sent < self.entries.len() || self.tails >= TAIL_MAX {
+            return NEVER;
+        }
+        self.active_at + ((self.rtt.timeout() + TAIL_EXTRA) << self.tails)
+    }
+
+    fn pace(&self) -> i64 {
+        (self.input.bytes_per_s() as i64 * 5 / 4).max(PACE_MIN_BYTES_PER_S)
+    }
+
+    fn refill(&mut self, now: Micros) {
+        let earned = (now - self.filled_at).min(1_000_000) * self.pace() / 1_000_000;
+        if earned > 0 {
+            self.tokens = (self.tokens + earned).min(BURST_BYTES);
+            self.filled_at = now;
+        }
+    }
+
+    /// DROPREQ to send now.
+    pub(crate) fn poll_drop_request(&mut self) -> Option<(Seq, Seq)> {
+        self.drop_request.take()
+    }
+
+    fn window_open(&self) -> bool {
+        // A closed window is probed with one packet at a time, or it would never be seen to open.
+        self.sent < self.entries.len() && self.sent < self.peer_window.max(1)
+    }
+
+    /// Something would be written now by [`Sender::poll`], save for pacing.
+    pub(crate) fn has_output(&self) -> bool {
+        self.drop_request.is_some() || self.window_open() || (!self.queue.is_empty() && self.tokens > 0)
+    }
+
+    /// When to call [`Sender::on_timeout`] or [`Sender::poll`] again.
+    pub(crate) fn next_at(&self) -> Micros {
+        let drop_at = self.entries.front().map_or(NEVER, |entry| entry.queued_at + self.drop_age);
+        let pace_at = if self.queue.is_empty() {
+            NEVER
+        } else {
+            self.filled_at + (1 - self.tokens.min(0)) * 1_000_000 / self.pace() + 1
+        };
+        drop_at.min(pace_at).min(self.tail_at())
+    }
+
+    /// Writes the next data packet: retransmissions first.
+    pub(crate) fn poll(
+        &mut self,
+        now: Micros,
+        started_at: Micros,
+        dst: u32,
+        crypto: &Crypto,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        self.refill(now);
+        while self.tokens > 0 {
+            let Some(seq) = self.queue.pop_front() else { break };
+            let Ok(offset) = usize::try_from(seq.distance(self.base)) else { continue };
+            let Some(entry) = self.entries.get_mut(offset) else { continue };
+            entry.wanted = false;
+            entry.resent_at = Some(now);
+            let len = emit(entry, seq, true, started_at, dst, crypto, out)?;
+            self.tokens -= len as i64;
+            self.stats.retransmitted += 1;
+            return Some(len);
+        }
+        if self.window_open() {
+            let seq = self.base.add(self.sent as u32);
+            let entry = self.entries.get(self.sent)?;
+            let len = emit(entry, seq, false, started_at, dst, crypto, out)?;
+            self.stats.sent += 1;
+            self.stats.sent_bytes += entry.payload.len() as u64;
+            self.sent += 1;
+            self.active_at = now;
+            self.tails = 0;
+            return Some(len);
+        }
+        None
+    }
+
+    /// Fills in the sending half.
+    pub(crate) fn fill_stats(&self, stats: &mut Stats) {
+        stats.sent = self.stats.sent;
+        stats.sent_bytes = self.stats.sent_bytes;
+        stats.retransmitted = self.stats.retransmitted;
+        stats.naks_deduplicated = self.stats.naks_deduplicated;
+        stats.naks_received = self.stats.naks_received;
+        stats.send_dropped = self.stats.send_dropped;
+        stats.invalid_reports = self.stats.invalid_reports;
+        stats.send_buffer = self.entries.len() as u32;
+    }
+
+    pub(crate) fn rtt(&self) -> &Rtt {
+        &self.rtt
+    }
+}
+
+fn emit(
+    entry: &Entry,
+    seq: Seq,
+    retransmitted: bool,
+    started_at: Micros,
+    dst: u32,
+    crypto: &Crypto,
+    out: &mut [u8],
+) -> Option<usize> {
+    let (len, key) = crypto.seal(seq, &entry.payload, out.get_mut(HEADER_LEN..)?)?;
+    let header = DataRepr {
+        seq,
+        position: Position::Solo,
+        ordered: false,
+        key,
+        retransmitted,
+        msg_no: entry.msg_no,
+        timestamp: (entry.queued_at - started_at) as u32,
+        dst,
+    };
+    Some(header.emit(out)? + len)
+}
