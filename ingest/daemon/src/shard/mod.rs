@@ -1,3 +1,464 @@
 //! All that a packet meets: the loop, forwarders, the SRT endpoint, counters. Imports nothing from `control` or `cli`.
+//!
+//! A shard is one thread that shares nothing: backend, receiver, output. One turn: receive a batch, read the clock
+//! once, a verdict per datagram, hand-off, timeouts, transmits, flush; a few times a second it publishes its figures.
+//! Per packet it takes no lock, allocates nothing and logs nothing.
 
+pub mod bond;
+pub mod forward;
+pub mod handoff;
+pub mod notice;
+pub mod relay;
 pub mod snapshot;
+pub mod stream_id;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bondgate_io::{Backend, Datagram, Role, SocketId, Waker};
+use bondgate_proto::LinkAddr;
+use bondgate_proto::receiver::{Action, Actions, Command, DropReason, Receiver, Verdict};
+
+use forward::Forward;
+use handoff::Handoff;
+use notice::{Notice, Notices};
+use relay::{Peer, Relay};
+use snapshot::{GroupStats, IoTotals, LinkStats, ShardSnapshot, SnapshotSlot};
+
+/// How often a shard publishes its figures and its heartbeat.
+const BEAT: Duration = Duration::from_millis(250);
+/// Datagrams taken from the hand-off ring per turn.
+const HANDOFF_BUDGET: usize = 256;
+/// SRT datagrams the engine may send per turn; the rest goes in the next one.
+const TRANSMIT_BUDGET: usize = 4096;
+/// Room for rare effects of one datagram or one timeout.
+const ACTIONS: usize = 256;
+const ACTION_BYTES: usize = 64 * 1024;
+
+/// What all shards and the supervisor share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Set by the supervisor to end the shards.
+    pub stop: Arc<AtomicBool>,
+    /// The ticket epoch in force, moved by the supervisor.
+    pub epoch: Arc<AtomicU32>,
+    /// Where notices go.
+    pub notices: Notices,
+    /// Datagrams between shards.
+    pub handoff: Handoff,
+}
+
+/// Where a shard sends what it receives.
+pub enum Output {
+    /// Terminate SRT here and serve players.
+    Relay(Box<Relay>),
+    /// Send on to an SRT server.
+    Forward(Box<Forward>),
+}
+
+/// One core's share of the work.
+pub struct Shard<B> {
+    id: u8,
+    backend: B,
+    receiver: Receiver,
+    output: Output,
+    actions: Actions,
+    srtla: SocketId,
+    srt: Option<SocketId>,
+    shared: Shared,
+    /// Wakers of all shards, by number, to tell one that its ring holds something.
+    peers: Vec<Waker>,
+    /// Shards that got a parcel in this turn.
+    woken: Vec<bool>,
+    epoch: u32,
+    slot: SnapshotSlot,
+    beat_at: Instant,
+    /// A budget ran out in the last turn: do not wait in the next one.
+    backlog: bool,
+}
+
+/// What [`Shard::new`] needs besides the backend.
+pub struct Parts {
+    /// Shard number.
+    pub id: u8,
+    /// The SRTLA state machine.
+    pub receiver: Receiver,
+    /// The output.
+    pub output: Output,
+    /// Socket of the SRTLA port.
+    pub srtla: UdpSocket,
+    /// Socket of the SRT port, in relay mode.
+    pub srt: Option<UdpSocket>,
+    /// What is shared.
+    pub shared: Shared,
+    /// Where the figures go.
+    pub slot: SnapshotSlot,
+}
+
+impl<B: Backend> Shard<B> {
+    /// Takes over the sockets. The peers' wakers come later, with [`Self::set_peers`].
+    ///
+    /// # Errors
+    /// What the backend says when it cannot take a socket.
+    pub fn new(mut backend: B, parts: Parts, now: Instant) -> io::Result<Self> {
+        let srtla = backend.add(parts.srtla, Role::Listener)?;
+        let srt = parts.srt.map(|socket| backend.add(socket, Role::Listener)).transpose()?;
+        let epoch = parts.shared.epoch.load(Ordering::Relaxed);
+        Ok(Self {
+            id: parts.id,
+            backend,
+            receiver: parts.receiver,
+            output: parts.output,
+            actions: Actions::with_capacity(ACTIONS, ACTION_BYTES),
+            srtla,
+            srt,
+            shared: parts.shared,
+            peers: Vec::new(),
+            woken: Vec::new(),
+            epoch,
+            slot: parts.slot,
+            beat_at: now,
+            backlog: false,
+        })
+    }
+
+    /// The handle that ends this shard's wait.
+    pub fn waker(&self) -> Waker {
+        self.backend.waker()
+    }
+
+    /// Tells the shard how to wake the others.
+    pub fn set_peers(&mut self, peers: Vec<Waker>) {
+        self.woken = vec![false; peers.len()];
+        self.peers = peers;
+    }
+
+    /// Turns until `shared.stop` is set, then says goodbye to SRT peers.
+    ///
+    /// # Errors
+    /// Only when the backend can no longer work.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            self.turn()?;
+        }
+        let now = Instant::now();
+        if let Output::Relay(relay) = &mut self.output {
+            relay.close_all(now);
+        }
+        self.transmit(now);
+        self.backend.flush();
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// Only when the backend can no longer work.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let wait = if std::mem::take(&mut self.backlog) {
+            Duration::ZERO
+        } else {
+            self.next_deadline().saturating_duration_since(Instant::now())
+        };
+        let received = self.backend.receive(Some(wait))?;
+        let now = Instant::now();
+
+        for index in 0..received {
+            self.datagram(now, index);
+        }
+        self.handed_over(now);
+        self.errors(now);
+
+        if self.receiver.poll_timeout().is_some_and(|at| at <= now) {
+            self.receiver.handle_timeout(now, &mut self.actions);
+            self.apply_actions(now);
+        }
+        match &mut self.output {
+            Output::Relay(relay) => {
+                relay.pump(now);
+                if relay.poll_timeout().is_some_and(|at| at <= now) {
+                    relay.handle_timeout(now);
+                }
+            }
+            Output::Forward(_) => {}
+        }
+        self.transmit(now);
+        self.backend.flush();
+        self.wake_peers();
+
+        if now >= self.beat_at {
+            self.beat(now);
+        }
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let output = match &self.output {
+            Output::Relay(relay) => relay.poll_timeout(),
+            Output::Forward(_) => None,
+        };
+        [self.receiver.poll_timeout(), output].into_iter().flatten().fold(self.beat_at, Instant::min)
+    }
+
+    fn datagram(&mut self, now: Instant, index: usize) {
+        let Datagram { socket, from, bytes } = self.backend.datagram(index);
+        if socket == self.srtla {
+            let verdict = self.receiver.handle_uplink(now, LinkAddr::new(from), bytes, &mut self.actions);
+            self.apply_actions(now);
+            self.uplink(now, verdict, Source::Received { index, from });
+        } else if Some(socket) == self.srt {
+            if let Output::Relay(relay) = &mut self.output {
+                relay.endpoint.handle(now, Peer::Plain(LinkAddr::new(from).addr), 0, bytes);
+                relay.pump(now);
+            }
+        } else if let Output::Forward(forward) = &mut self.output {
+            let Some(group) = forward.group_of(socket) else { return };
+            forward.heard(now);
+            let verdict = self.receiver.handle_downlink(now, group, bytes, &mut self.actions);
+            self.apply_actions(now);
+            self.downlink(now, verdict, Source::Received { index, from });
+        }
+    }
+
+    /// Carries out the receiver's verdict on a datagram from a link.
+    fn uplink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
+        match verdict {
+            Verdict::Forward(group) => match &mut self.output {
+                Output::Relay(relay) => {
+                    let path = self.receiver.last_link().and_then(|link| self.receiver.link_index(link));
+                    let bytes = source.bytes(&self.backend);
+                    relay.endpoint.handle(now, Peer::Bonded(group), path.unwrap_or(0), bytes);
+                    relay.pump(now);
+                }
+                Output::Forward(forward) => {
+                    if let Some(socket) = forward.socket(&mut self.backend, group) {
+                        source.send(&mut self.backend, socket, None);
+                    }
+                }
+            },
+            Verdict::ToLink(link) => {
+                if let Some(to) = self.receiver.link_addr(link) {
+                    source.send(&mut self.backend, self.srtla, Some(to.addr));
+                }
+            }
+            Verdict::HandOff(shard) => {
+                let (from, bytes) = (source.from(), source.bytes(&self.backend));
+                if self.shared.handoff.push(shard, from, bytes)
+                    && let Some(woken) = self.woken.get_mut(usize::from(shard))
+                {
+                    *woken = true;
+                }
+            }
+            Verdict::FanOut(_) | Verdict::Consumed | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Carries out the receiver's verdict on a datagram from the SRT side.
+    fn downlink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
+        match verdict {
+            Verdict::FanOut(group) => {
+                for (_, to) in self.receiver.live_links(now, group) {
+                    source.send(&mut self.backend, self.srtla, Some(to.addr));
+                }
+            }
+            Verdict::ToLink(link) => {
+                if let Some(to) = self.receiver.link_addr(link) {
+                    source.send(&mut self.backend, self.srtla, Some(to.addr));
+                }
+            }
+            Verdict::Forward(_) | Verdict::HandOff(_) | Verdict::Consumed | Verdict::Drop(_) => {}
+        }
+    }
+
+    fn handed_over(&mut self, now: Instant) {
+        for _ in 0..HANDOFF_BUDGET {
+            let Some(parcel) = self.shared.handoff.pop(self.id) else { return };
+            let verdict = self.receiver.handle_uplink(
+                now,
+                LinkAddr::new(parcel.from),
+                parcel.bytes(),
+                &mut self.actions,
+            );
+            self.apply_actions(now);
+            self.uplink(now, verdict, Source::Copied { from: parcel.from, bytes: parcel.bytes() });
+        }
+        self.backlog = true;
+    }
+
+    fn errors(&mut self, now: Instant) {
+        while let Some((socket, error)) = self.backend.next_error() {
+            if let Output::Forward(forward) = &mut self.output
+                && error.kind() == io::ErrorKind::ConnectionRefused
+                && forward.group_of(socket).is_some()
+            {
+                forward.refused(now);
+            }
+        }
+    }
+
+    /// Carries out the receiver's rare effects, in order, before the verdict of the same call.
+    fn apply_actions(&mut self, now: Instant) {
+        let Self { actions, backend, output, srtla, shared, .. } = self;
+        actions.drain(|action, bytes| match (action, &mut *output) {
+            (Action::Reply { to }, _) => backend.send(*srtla, Some(to.addr), bytes),
+            (Action::SendDownstream { group }, Output::Relay(relay)) => {
+                relay.endpoint.handle(now, Peer::Bonded(group), 0, bytes);
+                relay.pump(now);
+            }
+            (Action::SendDownstream { group }, Output::Forward(forward)) => {
+                if let Some(socket) = forward.socket(backend, group) {
+                    backend.send(socket, None, bytes);
+                }
+            }
+            (Action::OpenForwarder(group), Output::Forward(forward)) => {
+                forward.socket(backend, group);
+            }
+            (Action::CloseForwarder(group), Output::Forward(forward)) => forward.close(backend, group),
+            (Action::CloseForwarder(group), Output::Relay(relay)) => relay.close_group(now, group),
+            // The relay needs no forwarder, and steering has no executor in this version.
+            (Action::OpenForwarder(_) | Action::Steer { .. } | Action::Unsteer { .. }, _) => {}
+            (Action::Notice(notice), _) => shared.notices.push(Notice::Srtla(notice)),
+        });
+    }
+
+    /// Sends what the SRT engine has to send.
+    fn transmit(&mut self, now: Instant) {
+        let mut buf = [0_u8; 1500];
+        for _ in 0..TRANSMIT_BUDGET {
+            let Output::Relay(relay) = &mut self.output else { return };
+            let Some(transmit) = relay.endpoint.poll_transmit(now, &mut buf) else { return };
+            let bytes = buf.get(..transmit.len).unwrap_or_default();
+            match transmit.to {
+                Peer::Plain(to) => {
+                    if let Some(srt) = self.srt {
+                        self.backend.send(srt, Some(to), bytes);
+                    }
+                }
+                Peer::Bonded(group) => {
+                    let verdict = self.receiver.handle_downlink(now, group, bytes, &mut self.actions);
+                    self.apply_actions(now);
+                    self.downlink(now, verdict, Source::Copied { from: UNSPECIFIED, bytes });
+                }
+            }
+        }
+        self.backlog = true;
+    }
+
+    fn wake_peers(&mut self) {
+        for (woken, waker) in self.woken.iter_mut().zip(&self.peers) {
+            if std::mem::take(woken) {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Housekeeping: ticket epoch and figures.
+    fn beat(&mut self, now: Instant) {
+        self.beat_at = now + BEAT;
+        let epoch = self.shared.epoch.load(Ordering::Relaxed);
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.receiver.handle_command(now, Command::SetEpoch(epoch), &mut self.actions);
+            self.apply_actions(now);
+        }
+        let (receiver, backend, output, id) = (&self.receiver, &self.backend, &self.output, self.id);
+        self.slot.publish(|slot| fill(slot, now, id, receiver, backend, output));
+    }
+}
+
+const UNSPECIFIED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
+/// Where a datagram lies: in the backend's receive buffer (sent on without a copy) or elsewhere.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Received { index: usize, from: SocketAddr },
+    Copied { from: SocketAddr, bytes: &'a [u8] },
+}
+
+impl<'a> Source<'a> {
+    fn from(self) -> SocketAddr {
+        match self {
+            Self::Received { from, .. } | Self::Copied { from, .. } => from,
+        }
+    }
+
+    fn bytes<B: Backend>(self, backend: &'a B) -> &'a [u8] {
+        match self {
+            Self::Received { index, .. } => backend.datagram(index).bytes,
+            Self::Copied { bytes, .. } => bytes,
+        }
+    }
+
+    fn send(self, backend: &mut impl Backend, socket: SocketId, to: Option<SocketAddr>) {
+        match self {
+            Self::Received { index, .. } => backend.forward(index, socket, to),
+            Self::Copied { bytes, .. } => backend.send(socket, to, bytes),
+        }
+    }
+}
+
+fn fill<B: Backend>(
+    slot: &mut ShardSnapshot,
+    now: Instant,
+    id: u8,
+    receiver: &Receiver,
+    backend: &B,
+    output: &Output,
+) {
+    let io = backend.counters();
+    slot.shard = id;
+    slot.backend = backend.name();
+    slot.taken = Some(now);
+    slot.turns = io.turns;
+    slot.io = IoTotals {
+        rx_datagrams: io.rx_datagrams,
+        rx_bytes: io.rx_bytes,
+        tx_datagrams: io.tx_datagrams,
+        tx_bytes: io.tx_bytes,
+        gso_sends: io.tx_gso_messages,
+        wakes: io.wakes,
+        rx_overflow_datagrams: io.rx_kernel_drops,
+        tx_dropped_datagrams: io.tx_would_block + io.tx_errors + io.tx_no_room + io.tx_no_socket,
+    };
+    let counters = receiver.counters();
+    slot.srtla.received = counters.received;
+    slot.srtla.forwarded = counters.forwarded;
+    slot.srtla.fanned_out = counters.fanned_out;
+    slot.srtla.to_link = counters.to_link;
+    slot.srtla.consumed = counters.consumed;
+    slot.srtla.handed_off = counters.handed_off;
+    slot.srtla.dropped.clear();
+    slot.srtla
+        .dropped
+        .extend(DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason))));
+    slot.groups.clear();
+    slot.groups.extend(receiver.snapshot(now).map(|group| {
+        GroupStats {
+            id: notice::group_name(group.key),
+            stream: match output {
+                Output::Relay(relay) => relay.stream_of(group.key).unwrap_or_default().to_owned(),
+                Output::Forward(_) => String::new(),
+            },
+            links: group
+                .links
+                .iter()
+                .map(|link| LinkStats {
+                    index: link.index,
+                    addr: link.addr.addr,
+                    rx_datagrams: link.received_packets,
+                    rx_bytes: link.received_bytes,
+                    live: link.is_live,
+                })
+                .collect(),
+        }
+    }));
+    slot.streams.clear();
+    slot.rejections.clear();
+    if let Output::Relay(relay) = output {
+        slot.streams.extend(relay.stream_stats());
+        slot.rejections.extend_from_slice(relay.rejections());
+    }
+}

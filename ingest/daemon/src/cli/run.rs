@@ -1,0 +1,86 @@
+//! `bondgate run`: the ingest server.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, OutputMode};
+use crate::control::notify::Notify;
+use crate::control::signals::Signals;
+use crate::control::{self, ServiceState};
+use crate::exit::Failure;
+use crate::service::Service;
+use crate::shard::notice::Notices;
+
+/// How often the supervisor looks at notices, signals and heartbeats.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it looks at slower things: the ticket epoch, the watchdog.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves until a signal asks to stop.
+///
+/// # Errors
+/// What stopped it.
+pub fn run(config: &Config) -> Result<(), Failure> {
+    let signals = Signals::install().map_err(|e| Failure::runtime(format!("cannot handle signals: {e}")))?;
+    let notify = Notify::from_env();
+    let service = Service::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let state = Arc::new(ServiceState::default());
+    let control = control::start(config, service.slots().to_vec(), state.clone())
+        .map_err(|e| Failure::runtime(format!("{e:#}")))?;
+
+    tracing::info!("{}", service.backend());
+    match (config.output.mode, service.srt_addr()) {
+        (OutputMode::Relay, Some(srt)) => {
+            tracing::info!(srtla = %service.srtla_addr(), srt = %srt, "ready: relay");
+        }
+        _ => {
+            tracing::info!(srtla = %service.srtla_addr(), server = config.forward.server, "ready: forward");
+        }
+    }
+    if config.srtla.allow.is_empty() {
+        tracing::warn!("srtla.allow is empty: every sender may register; name your networks there");
+    }
+    state.ready.store(true, Ordering::Release);
+    notify.ready("serving");
+
+    let mut tick_at = Instant::now();
+    let mut failed = false;
+    while !signals.stop_requested() {
+        std::thread::sleep(LOOK_EVERY);
+        log(service.notices());
+        if Instant::now() >= tick_at {
+            tick_at = Instant::now() + TICK_EVERY;
+            service.tick();
+            notify.watchdog();
+        }
+        if service.failed() {
+            failed = true;
+            break;
+        }
+    }
+
+    state.draining.store(true, Ordering::Release);
+    notify.stopping();
+    tracing::info!("stopping");
+    let notices = service.notices().clone();
+    let stopped = service.stop();
+    log(&notices);
+    control.stop();
+    stopped.map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    if failed { Err(Failure::runtime("a shard ended by itself")) } else { Ok(()) }
+}
+
+fn log(notices: &Notices) {
+    while let Some(notice) = notices.pop() {
+        if notice.is_warning() {
+            tracing::warn!("{notice}");
+        } else {
+            tracing::info!("{notice}");
+        }
+    }
+    let lost = notices.take_lost();
+    if lost > 0 {
+        tracing::warn!(lost, "more events than could be logged");
+    }
+}

@@ -1,0 +1,422 @@
+//! Puts shards together from a configuration and keeps them running: sockets, backends, threads, keys.
+//! Used by `run` and by `demo`. Promises: everything that can fail at start fails here with a message that says what
+//! to do; when `start` returns, every port is bound and every shard turns.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use bondgate_auth::ticket::TicketKey;
+use bondgate_io::socket::{BindOptions, bind_udp};
+use bondgate_io::{AnyBackend, Choice, Limits, Waker};
+use bondgate_proto::receiver::{AdmitPolicy, Receiver, ReceiverConfig};
+use bondgate_srt::EndpointConfig;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::config::{BackendChoice, Config, OutputMode};
+use crate::shard::forward::Forward;
+use crate::shard::handoff::Handoff;
+use crate::shard::notice::Notices;
+use crate::shard::relay::{Relay, RelayConfig};
+use crate::shard::snapshot::SnapshotSlot;
+use crate::shard::{Output, Parts, Shard, Shared};
+
+/// Seconds of one ticket epoch; tickets of the previous epoch stay valid.
+const EPOCH_SECONDS: u64 = 24 * 3600;
+/// Datagrams waiting between shards, per shard.
+const HANDOFF_DEPTH: usize = 1024;
+const NOTICES: usize = 1024;
+/// How long a shard may take to say goodbye before the process ends without it.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Running shards.
+#[derive(Debug)]
+pub struct Service {
+    shared: Shared,
+    slots: Vec<SnapshotSlot>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    wakers: Vec<Waker>,
+    srtla_addr: SocketAddr,
+    srt_addr: Option<SocketAddr>,
+    backend: String,
+}
+
+/// Cryptographic randomness, or an error worth stopping for.
+///
+/// # Errors
+/// When the system has no random source.
+pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).ok().context("the system's random source does not work")?;
+    Ok(bytes)
+}
+
+/// The io crate's word for the configured backend.
+pub fn backend_choice(choice: BackendChoice) -> Choice {
+    match choice {
+        BackendChoice::Auto => Choice::Auto,
+        BackendChoice::Uring => Choice::Uring,
+        BackendChoice::Mmsg => Choice::Mmsg,
+    }
+}
+
+/// The ticket epoch at this moment.
+pub fn ticket_epoch() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() / EPOCH_SECONDS) as u32
+}
+
+impl Service {
+    /// Binds, opens, starts.
+    ///
+    /// # Errors
+    /// Ports in use, an unresolvable server, a backend that does not work here, an unreadable ticket key.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let secret = match &config.runtime.state_dir {
+            Some(dir) => ticket_secret(dir)?,
+            None => random::<32>()?,
+        };
+        let shards = config.runtime.shards;
+        let shared = Shared {
+            stop: Arc::new(AtomicBool::new(false)),
+            epoch: Arc::new(AtomicU32::new(ticket_epoch())),
+            notices: Notices::new(NOTICES),
+            handoff: Handoff::new(shards, if shards > 1 { HANDOFF_DEPTH } else { 1 }),
+        };
+        let server = match config.output.mode {
+            OutputMode::Forward => Some(resolve(&config.forward.server)?),
+            OutputMode::Relay => None,
+        };
+        let mut service = Self {
+            shared: shared.clone(),
+            slots: Vec::new(),
+            threads: Vec::new(),
+            wakers: Vec::new(),
+            srtla_addr: config.srtla.listen,
+            srt_addr: None,
+            backend: String::new(),
+        };
+        let (ready_tx, ready_rx) = mpsc::channel();
+        let mut peers_tx = Vec::new();
+        for id in 0..shards {
+            let srtla = bind(service.srtla_addr, shards, config, "srtla.listen")?;
+            service.srtla_addr = srtla.local_addr()?;
+            let srt = match config.output.mode {
+                OutputMode::Relay => {
+                    let socket = bind(config.srt.listen, shards, config, "srt.listen")?;
+                    service.srt_addr = Some(socket.local_addr()?);
+                    Some(socket)
+                }
+                OutputMode::Forward => None,
+            };
+            let slot = SnapshotSlot::default();
+            service.slots.push(slot.clone());
+            let start = ShardStart {
+                id,
+                config: config.clone(),
+                srtla,
+                srt,
+                server,
+                secret,
+                shared: shared.clone(),
+                slot,
+            };
+            let (tx, rx) = mpsc::channel::<Vec<Waker>>();
+            peers_tx.push(tx);
+            let ready = ready_tx.clone();
+            let pin = config.runtime.pin_cores.then_some(usize::from(id));
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{id}"))
+                .spawn(move || start.run(&ready, &rx, pin))
+                .context("cannot start a thread")?;
+            service.threads.push(thread);
+        }
+        drop(ready_tx);
+        let mut wakers: Vec<Option<Waker>> = vec![None; usize::from(shards)];
+        for _ in 0..shards {
+            match ready_rx.recv() {
+                Ok(Ok((id, waker, backend))) => {
+                    service.backend = backend;
+                    if let Some(place) = wakers.get_mut(usize::from(id)) {
+                        *place = Some(waker);
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => bail!("a shard ended before it was ready; see the log"),
+            }
+        }
+        service.wakers = wakers.into_iter().flatten().collect();
+        for tx in peers_tx {
+            // A shard that is gone meanwhile is noticed by `failed`.
+            let _ = tx.send(service.wakers.clone());
+        }
+        Ok(service)
+    }
+
+    /// The shards' published figures.
+    pub fn slots(&self) -> &[SnapshotSlot] {
+        &self.slots
+    }
+
+    /// Events for the log.
+    pub fn notices(&self) -> &Notices {
+        &self.shared.notices
+    }
+
+    /// The bound SRTLA address.
+    pub fn srtla_addr(&self) -> SocketAddr {
+        self.srtla_addr
+    }
+
+    /// The bound SRT address, in relay mode.
+    pub fn srt_addr(&self) -> Option<SocketAddr> {
+        self.srt_addr
+    }
+
+    /// One sentence: which backend was chosen and why.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Called now and then by the supervisor: moves the ticket epoch with the wall clock.
+    pub fn tick(&self) {
+        self.shared.epoch.store(ticket_epoch(), Ordering::Relaxed);
+    }
+
+    /// True when a shard has ended although nobody asked it to.
+    pub fn failed(&self) -> bool {
+        !self.shared.stop.load(Ordering::Relaxed) && self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Stops the shards; each says goodbye to its SRT peers.
+    ///
+    /// # Errors
+    /// The first shard's failure, if one failed, or that one did not end in time.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        let deadline = Instant::now() + STOP_WITHIN;
+        for thread in self.threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if !thread.is_finished() {
+                bail!("a shard did not end within {STOP_WITHIN:?}");
+            }
+            match thread.join() {
+                Ok(result) => result.context("a shard's backend failed")?,
+                Err(_) => bail!("a shard panicked; this is a bug, please report it with the log"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a shard's thread starts from.
+struct ShardStart {
+    id: u8,
+    config: Config,
+    srtla: UdpSocket,
+    srt: Option<UdpSocket>,
+    server: Option<SocketAddr>,
+    secret: [u8; 32],
+    shared: Shared,
+    slot: SnapshotSlot,
+}
+
+type Ready = anyhow::Result<(u8, Waker, String)>;
+
+impl ShardStart {
+    fn run(
+        self,
+        ready: &mpsc::Sender<Ready>,
+        peers: &mpsc::Receiver<Vec<Waker>>,
+        pin: Option<usize>,
+    ) -> io::Result<()> {
+        if let Some(core) = pin {
+            // A core outside the process's set is no reason to refuse service.
+            let _ = bondgate_io::pin_current_thread(core);
+        }
+        let id = self.id;
+        let (mut shard, backend) = match self.build() {
+            Ok(built) => built,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        let _ = ready.send(Ok((id, shard.waker(), backend)));
+        match peers.recv() {
+            Ok(peers) => shard.set_peers(peers),
+            Err(_) => return Ok(()), // the start was given up
+        }
+        shard.run()
+    }
+
+    fn build(self) -> anyhow::Result<(Shard<AnyBackend>, String)> {
+        let config = &self.config;
+        let now = Instant::now();
+        let sockets = match config.output.mode {
+            OutputMode::Relay => 8,
+            OutputMode::Forward => config.srtla.groups_max + 8,
+        };
+        let limits = Limits { sockets, ..Limits::default() };
+        let (backend, reason) = bondgate_io::open(backend_choice(config.runtime.backend), &limits)
+            .context("no packet backend works here; try runtime.backend = \"mmsg\"")?;
+        let receiver_config = ReceiverConfig {
+            groups_max: config.srtla.groups_max,
+            links_per_group_max: config.srtla.links_per_group_max,
+            link_timeout: Duration::from_millis(config.srtla.link_timeout_ms),
+            ack_flush: Duration::from_millis(config.srtla.ack_flush_ms),
+            roaming: config.srtla.roaming,
+            shard: self.id,
+            shards: config.runtime.shards,
+            admit: if config.srtla.allow.is_empty() {
+                AdmitPolicy::Open
+            } else {
+                AdmitPolicy::Cidrs(config.srtla.allow.clone())
+            },
+            ..ReceiverConfig::default()
+        };
+        let seed = random::<16>()?;
+        let (low, high) = seed.split_at(8);
+        let word = |half: &[u8]| half.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+        let receiver = Receiver::new(
+            receiver_config,
+            TicketKey::new(self.secret),
+            [word(low), word(high)],
+            self.shared.epoch.load(Ordering::Relaxed),
+        );
+        let notices = self.shared.notices.clone();
+        let output = match self.server {
+            Some(server) => {
+                let buffer = config.runtime.socket_buffer_bytes.min(1 << 20);
+                Output::Forward(Box::new(Forward::new(server, buffer, sockets, notices)))
+            }
+            None => Output::Relay(Box::new(Relay::new(
+                RelayConfig {
+                    streams: config.relay.streams.clone(),
+                    default_stream: config.relay.default_stream.clone(),
+                    linger: Duration::from_millis(config.relay.linger_ms),
+                    players_per_stream_max: config.relay.players_per_stream_max,
+                },
+                EndpointConfig {
+                    latency: Duration::from_millis(config.srt.latency_ms),
+                    connections_max: config.srt.connections_max,
+                    ..EndpointConfig::default()
+                },
+                random::<16>()?,
+                u64::from_be_bytes(random::<8>()?),
+                now,
+                notices,
+            ))),
+        };
+        let parts = Parts {
+            id: self.id,
+            receiver,
+            output,
+            srtla: self.srtla,
+            srt: self.srt,
+            shared: self.shared,
+            slot: self.slot,
+        };
+        Ok((Shard::new(backend, parts, now)?, reason))
+    }
+}
+
+fn bind(addr: SocketAddr, shards: u8, config: &Config, key: &str) -> anyhow::Result<UdpSocket> {
+    let options = BindOptions {
+        reuse_port: shards > 1,
+        recv_buf: config.runtime.socket_buffer_bytes,
+        send_buf: config.runtime.socket_buffer_bytes,
+        ..BindOptions::default()
+    };
+    bind_udp(addr, &options).with_context(|| format!("{key} = \"{addr}\""))
+}
+
+fn resolve(server: &str) -> anyhow::Result<SocketAddr> {
+    let mut found = server
+        .to_socket_addrs()
+        .with_context(|| format!("forward.server = {server:?} cannot be resolved; write HOST:PORT"))?;
+    found.next().with_context(|| format!("forward.server = {server:?} has no address"))
+}
+
+/// Reads the ticket key, or makes it at the first start. A restarted receiver knows its own group IDs by it.
+fn ticket_secret(dir: &Path) -> anyhow::Result<[u8; 32]> {
+    let path = dir.join("ticket.key");
+    match fs::File::open(&path) {
+        Ok(mut file) => {
+            let mode = file.metadata()?.permissions().mode();
+            if mode & 0o077 != 0 {
+                bail!("{} is readable by others (mode {:o}); chmod 600 it", path.display(), mode & 0o777);
+            }
+            let mut secret = [0; 32];
+            let mut rest = [0; 1];
+            file.read_exact(&mut secret).with_context(|| {
+                format!("{} is not 32 bytes; move it away to get a new one", path.display())
+            })?;
+            if file.read(&mut rest)? != 0 {
+                bail!("{} is not 32 bytes; move it away to get a new one", path.display());
+            }
+            Ok(secret)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir)
+                .with_context(|| format!("runtime.state_dir = \"{}\" cannot be made", dir.display()))?;
+            let secret = random::<32>()?;
+            let temporary = dir.join(format!(".ticket.key.{}", std::process::id()));
+            let write = || -> io::Result<()> {
+                let mut file =
+                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+                file.write_all(&secret)?;
+                file.sync_all()?;
+                fs::rename(&temporary, &path)?;
+                fs::File::open(dir)?.sync_all()
+            };
+            write().with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(secret)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ticket_key_is_made_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = ticket_secret(&state).unwrap();
+        assert_eq!(ticket_secret(&state).unwrap(), first);
+        let mode = fs::metadata(state.join("ticket.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_or_readable_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ticket.key");
+        for wrong in [&[1_u8; 31][..], &[1; 33]] {
+            fs::write(&path, wrong).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let error = ticket_secret(dir.path()).unwrap_err();
+            assert!(format!("{error:#}").contains("not 32 bytes"), "{error:#}");
+        }
+        fs::write(&path, [1; 32]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = ticket_secret(dir.path()).unwrap_err();
+        assert!(format!("{error:#}").contains("chmod 600"), "{error:#}");
+    }
+}

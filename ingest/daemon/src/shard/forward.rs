@@ -1,0 +1,103 @@
+//! Output `forward`: SRT packets go unmodified to a downstream SRT server, one connected socket per group.
+//!
+//! Promises: a forwarder is opened lazily and keeps its source port for the life of its group; a refused packet
+//! (ICMP port unreachable) never destroys a group. libsrt ties a session to the peer's address, so the port matters.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bondgate_io::socket::{BindOptions, connect_udp};
+use bondgate_io::{Backend, Role, SocketId};
+use bondgate_proto::GroupKey;
+
+use super::notice::{Notice, Notices};
+
+/// A server that refused packets is said to be back when it has answered and refused nothing for this long.
+const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
+
+/// The forwarders of one shard.
+#[derive(Debug)]
+pub struct Forward {
+    server: SocketAddr,
+    socket_buffer_bytes: usize,
+    by_group: HashMap<GroupKey, SocketId>,
+    /// Which group a forwarder socket belongs to, by socket slot.
+    by_slot: Vec<Option<GroupKey>>,
+    refused_at: Option<Instant>,
+    open_failed: bool,
+    notices: Notices,
+}
+
+impl Forward {
+    /// No forwarders yet. `sockets_max` is the backend's limit of sockets.
+    pub fn new(server: SocketAddr, socket_buffer_bytes: usize, sockets_max: usize, notices: Notices) -> Self {
+        Self {
+            server,
+            socket_buffer_bytes,
+            by_group: HashMap::with_capacity(sockets_max),
+            by_slot: vec![None; sockets_max],
+            refused_at: None,
+            open_failed: false,
+            notices,
+        }
+    }
+
+    /// The group behind a forwarder socket.
+    pub fn group_of(&self, socket: SocketId) -> Option<GroupKey> {
+        self.by_slot.get(socket.slot()).copied().flatten()
+    }
+
+    /// The forwarder of a group, opened if need be. `None` when the system refuses a socket: the datagram is lost,
+    /// the next one tries again.
+    pub fn socket(&mut self, backend: &mut impl Backend, group: GroupKey) -> Option<SocketId> {
+        if let Some(socket) = self.by_group.get(&group) {
+            return Some(*socket);
+        }
+        let options = BindOptions { recv_buf: self.socket_buffer_bytes, ..BindOptions::default() };
+        match connect_udp(self.server, None, &options).and_then(|socket| backend.add(socket, Role::Connected))
+        {
+            Ok(socket) => {
+                self.open_failed = false;
+                self.by_group.insert(group, socket);
+                if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
+                    *slot = Some(group);
+                }
+                Some(socket)
+            }
+            Err(error) => {
+                if !self.open_failed {
+                    self.open_failed = true;
+                    self.notices
+                        .push(Notice::ForwarderFailed { server: self.server, error: error.to_string() });
+                }
+                None
+            }
+        }
+    }
+
+    /// Closes the forwarder of a group that is gone.
+    pub fn close(&mut self, backend: &mut impl Backend, group: GroupKey) {
+        if let Some(socket) = self.by_group.remove(&group) {
+            if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
+                *slot = None;
+            }
+            backend.remove(socket);
+        }
+    }
+
+    /// A forwarder's packet was refused: say so once, keep everything.
+    pub fn refused(&mut self, now: Instant) {
+        if self.refused_at.replace(now).is_none() {
+            self.notices.push(Notice::ServerUnreachable { server: self.server });
+        }
+    }
+
+    /// The server sent something.
+    pub fn heard(&mut self, now: Instant) {
+        if self.refused_at.is_some_and(|at| now.duration_since(at) > QUIET_AFTER_REFUSAL) {
+            self.refused_at = None;
+            self.notices.push(Notice::ServerReachable { server: self.server });
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Output `relay`: the SRT engine terminates publishers and offers their streams to players, by stream ID.
+//!
+//! Publishers come bonded (an SRTLA group) or plain (an address on the SRT port); players come plain. A payload is
+//! fanned out by reference count. A stream outlives its publisher by `linger`, so that players stay connected while
+//! an encoder restarts.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bondgate_proto::GroupKey;
+use bondgate_srt::{AcceptOptions, ConnId, Endpoint, EndpointConfig, Event, IncomingId, RejectReason};
+
+use super::notice::{Notice, Notices, group_name};
+use super::snapshot::StreamStats;
+use super::stream_id::{self, Wish};
+
+/// Where an SRT peer's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A plain SRT peer on the SRT port.
+    Plain(SocketAddr),
+    /// The encoder behind an SRTLA group.
+    Bonded(GroupKey),
+}
+
+/// What the relay may do.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// Names that may be published; empty: any.
+    pub streams: Vec<String>,
+    /// Name used when the stream ID is empty.
+    pub default_stream: String,
+    /// How long players are kept after their publisher went.
+    pub linger: Duration,
+    /// Most players of one stream.
+    pub players_per_stream_max: usize,
+}
+
+/// A publisher that has sent nothing for this long may be replaced by another one.
+const TAKEOVER_SILENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Stream {
+    name: Arc<str>,
+    publisher: Option<Publisher>,
+    players: Vec<ConnId>,
+    /// When the last publisher went; players are let go `linger` later.
+    orphaned_at: Option<Instant>,
+    player_overflow_datagrams: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Publisher {
+    conn: ConnId,
+    peer: Peer,
+    heard_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Publisher(usize),
+    Player(usize),
+}
+
+/// The streams of one shard and the SRT endpoint that carries them.
+pub struct Relay {
+    /// The SRT engine. The shard feeds it datagrams and takes its transmits.
+    pub endpoint: Endpoint<Peer>,
+    config: RelayConfig,
+    streams: Vec<Stream>,
+    by_name: HashMap<Arc<str>, usize>,
+    roles: HashMap<ConnId, Role>,
+    rejections: Vec<(&'static str, u64)>,
+    notices: Notices,
+}
+
+/// Why a caller was refused: SRT code, stable label for metrics.
+struct Refusal {
+    code: u16,
+    label: &'static str,
+    why: String,
+}
+
+impl Relay {
+    /// A relay without streams. `secret` keys cookies and socket ids, `seed` the initial sequence numbers.
+    pub fn new(
+        config: RelayConfig,
+        endpoint: EndpointConfig,
+        secret: [u8; 16],
+        seed: u64,
+        now: Instant,
+        notices: Notices,
+    ) -> Self {
+        Self {
+            endpoint: Endpoint::new(endpoint, secret, seed, now),
+            config,
+            streams: Vec::new(),
+            by_name: HashMap::new(),
+            roles: HashMap::new(),
+            rejections: Vec::new(),
+            notices,
+        }
+    }
+
+    /// Handles everything the engine has to say. Call after every `endpoint.handle*`.
+    pub fn pump(&mut self, now: Instant) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Data { conn, payload, .. } => self.fan_out(now, conn, &payload),
+                Event::Incoming { id, peer, stream_id, .. } => self.admit(now, id, peer, &stream_id),
+                Event::Refused { peer, stream_id, reason } => {
+                    let why = format!("refused by the SRT engine: {reason}");
+                    self.refused(peer, &stream_id, Refusal { code: reason.code(), label: "engine", why });
+                }
+                Event::Closed { conn, reason } => self.forget(now, conn, &reason.to_string()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets players go whose stream has had no publisher for `linger`, and forgets empty streams.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.endpoint.handle_timeout(now);
+        self.pump(now);
+        let linger = self.config.linger;
+        for stream in &mut self.streams {
+            if stream.orphaned_at.is_some_and(|at| now >= at + linger) {
+                stream.orphaned_at = None;
+                for player in &stream.players {
+                    self.endpoint.close(now, *player);
+                }
+            }
+        }
+    }
+
+    /// The earliest moment [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let linger = self.streams.iter().filter_map(|s| s.orphaned_at).map(|at| at + self.config.linger);
+        linger.chain(self.endpoint.poll_timeout()).min()
+    }
+
+    /// The SRTLA group of a publisher is gone: nothing more can come from it.
+    pub fn close_group(&mut self, now: Instant, group: GroupKey) {
+        let publisher = |s: &Stream| s.publisher.filter(|p| p.peer == Peer::Bonded(group));
+        if let Some(publisher) = self.streams.iter().find_map(publisher) {
+            self.endpoint.close(now, publisher.conn);
+            self.pump(now);
+        }
+    }
+
+    /// Says goodbye to every peer, for a graceful stop.
+    pub fn close_all(&mut self, now: Instant) {
+        let all: Vec<ConnId> = self.roles.keys().copied().collect();
+        for conn in all {
+            self.endpoint.close(now, conn);
+        }
+        self.pump(now);
+    }
+
+    /// Refusals since start, by label.
+    pub fn rejections(&self) -> &[(&'static str, u64)] {
+        &self.rejections
+    }
+
+    /// The stream a bonded publisher feeds, for the group table.
+    pub fn stream_of(&self, group: GroupKey) -> Option<&str> {
+        let publishes = |s: &&Stream| s.publisher.is_some_and(|p| p.peer == Peer::Bonded(group));
+        self.streams.iter().find(publishes).map(|s| &*s.name)
+    }
+
+    /// Figures of every stream that has a publisher or players.
+    pub fn stream_stats(&self) -> impl Iterator<Item = StreamStats> {
+        let busy = |s: &&Stream| s.publisher.is_some() || !s.players.is_empty();
+        self.streams.iter().filter(busy).map(|stream| {
+            let stats = stream.publisher.and_then(|p| self.endpoint.stats(p.conn)).unwrap_or_default();
+            StreamStats {
+                name: stream.name.to_string(),
+                publishing: stream.publisher.is_some(),
+                bonded: stream.publisher.is_some_and(|p| matches!(p.peer, Peer::Bonded(_))),
+                players: stream.players.len(),
+                rx_datagrams: stats.received,
+                rx_bytes: stats.received_bytes,
+                lost_datagrams: stats.lost,
+                recovered_datagrams: stats.lost.saturating_sub(stats.dropped),
+                dropped_datagrams: stats.dropped,
+                retransmitted_datagrams: stats.received_retransmissions,
+                rtt_us: stats.rtt.as_micros() as u64,
+                latency_ms: stats.receive_latency.as_millis() as u64,
+                reorder_hold_ms: stats.reorder_hold.as_millis() as u64,
+            }
+        })
+    }
+
+    fn fan_out(&mut self, now: Instant, conn: ConnId, payload: &bytes::Bytes) {
+        // A player that sends data is ignored: players have no business publishing.
+        let Some(Role::Publisher(index)) = self.roles.get(&conn).copied() else { return };
+        let Some(stream) = self.streams.get_mut(index) else { return };
+        if let Some(publisher) = &mut stream.publisher {
+            publisher.heard_at = now;
+        }
+        for player in &stream.players {
+            if self.endpoint.send(now, *player, payload.clone()).is_err() {
+                stream.player_overflow_datagrams += 1;
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Instant, id: IncomingId, peer: Peer, raw_stream_id: &[u8]) {
+        if let Err(refusal) = self.try_admit(now, id, peer, raw_stream_id) {
+            self.endpoint.reject(now, id, RejectReason::from_code(refusal.code));
+            self.refused(peer, raw_stream_id, refusal);
+        }
+    }
+
+    /// Counts a refusal and says why.
+    fn refused(&mut self, peer: Peer, raw_stream_id: &[u8], refusal: Refusal) {
+        match self.rejections.iter_mut().find(|(label, _)| *label == refusal.label) {
+            Some((_, count)) => *count += 1,
+            None => self.rejections.push((refusal.label, 1)),
+        }
+        self.notices.push(Notice::Rejected {
+            peer: describe(peer),
+            code: refusal.code,
+            stream_id: raw_stream_id.escape_ascii().to_string(),
+            why: refusal.why,
+        });
+    }
+
+    fn try_admit(&mut self, now: Instant, id: IncomingId, peer: Peer, raw: &[u8]) -> Result<(), Refusal> {
+        let request = stream_id::parse(raw).map_err(|error| Refusal {
+            code: 1400,
+            label: "bad_stream_id",
+            why: error.explain().to_owned(),
+        })?;
+        let name = if request.name.is_empty() { self.config.default_stream.as_str() } else { request.name };
+        let allowed = self.config.streams.is_empty() || self.config.streams.iter().any(|s| s == name);
+        if !allowed {
+            return Err(Refusal {
+                code: 1404,
+                label: "unknown_stream",
+                why: format!("no stream named {name:?} in relay.streams"),
+            });
+        }
+        match request.wish {
+            Wish::Publish => {
+                let name: Arc<str> = name.into();
+                self.admit_publisher(now, id, peer, &name)
+            }
+            Wish::Play => {
+                let name: Arc<str> = name.into();
+                self.admit_player(now, id, peer, &name)
+            }
+        }
+    }
+
+    fn admit_publisher(
+        &mut self,
+        now: Instant,
+        id: IncomingId,
+        peer: Peer,
+        name: &Arc<str>,
+    ) -> Result<(), Refusal> {
+        let index = self.stream_index(name);
+        let old = self.streams.get(index).and_then(|s| s.publisher);
+        if let Some(old) = old {
+            let same_encoder = old.peer == peer;
+            if !same_encoder && now.duration_since(old.heard_at) < TAKEOVER_SILENCE {
+                return Err(Refusal {
+                    code: 1409,
+                    label: "already_publishing",
+                    why: format!("stream {name} is being published by {}", describe(old.peer)),
+                });
+            }
+        }
+        let Some(conn) = self.endpoint.accept(now, id, AcceptOptions::default()) else {
+            return Err(full());
+        };
+        if let Some(old) = old {
+            self.roles.remove(&old.conn);
+            self.endpoint.close(now, old.conn);
+            self.notices.push(Notice::PublisherDown {
+                stream: name.clone(),
+                reason: "replaced by a new session".into(),
+            });
+        }
+        self.roles.insert(conn, Role::Publisher(index));
+        if let Some(stream) = self.streams.get_mut(index) {
+            stream.publisher = Some(Publisher { conn, peer, heard_at: now });
+            stream.orphaned_at = None;
+        }
+        let latency_ms = self.endpoint.stats(conn).map_or(0, |s| s.receive_latency.as_millis() as u64);
+        self.notices.push(Notice::PublisherUp { stream: name.clone(), peer: describe(peer), latency_ms });
+        Ok(())
+    }
+
+    fn admit_player(
+        &mut self,
+        now: Instant,
+        id: IncomingId,
+        peer: Peer,
+        name: &Arc<str>,
+    ) -> Result<(), Refusal> {
+        if matches!(peer, Peer::Bonded(_)) {
+            return Err(Refusal {
+                code: 1405,
+                label: "play_over_srtla",
+                why: "players connect to the SRT port, not to the SRTLA port".to_owned(),
+            });
+        }
+        let live = self.by_name.get(name).copied().filter(|index| {
+            self.streams.get(*index).is_some_and(|s| s.publisher.is_some() || s.orphaned_at.is_some())
+        });
+        let Some(index) = live else {
+            return Err(Refusal {
+                code: 1404,
+                label: "not_publishing",
+                why: format!("nobody publishes {name:?} now; {}", self.live_names()),
+            });
+        };
+        let players = self.streams.get(index).map_or(0, |s| s.players.len());
+        if players >= self.config.players_per_stream_max {
+            return Err(Refusal {
+                code: 1402,
+                label: "players_full",
+                why: format!(
+                    "stream {name} has {players} players, relay.players_per_stream_max allows no more"
+                ),
+            });
+        }
+        let Some(conn) = self.endpoint.accept(now, id, AcceptOptions::default()) else {
+            return Err(full());
+        };
+        self.roles.insert(conn, Role::Player(index));
+        if let Some(stream) = self.streams.get_mut(index) {
+            stream.players.push(conn);
+        }
+        self.notices.push(Notice::PlayerUp { stream: name.clone(), peer: describe(peer) });
+        Ok(())
+    }
+
+    fn live_names(&self) -> String {
+        let live: Vec<&str> =
+            self.streams.iter().filter(|s| s.publisher.is_some()).map(|s| &*s.name).take(10).collect();
+        if live.is_empty() { "no stream is live".to_owned() } else { format!("live: {}", live.join(", ")) }
+    }
+
+    fn forget(&mut self, now: Instant, conn: ConnId, reason: &str) {
+        match self.roles.remove(&conn) {
+            Some(Role::Publisher(index)) => {
+                let Some(stream) = self.streams.get_mut(index) else { return };
+                if stream.publisher.is_some_and(|p| p.conn == conn) {
+                    stream.publisher = None;
+                    stream.orphaned_at = Some(now);
+                    let stream = stream.name.clone();
+                    self.notices.push(Notice::PublisherDown { stream, reason: reason.to_owned() });
+                }
+            }
+            Some(Role::Player(index)) => {
+                let Some(stream) = self.streams.get_mut(index) else { return };
+                stream.players.retain(|player| *player != conn);
+                let stream = stream.name.clone();
+                self.notices.push(Notice::PlayerDown { stream, reason: reason.to_owned() });
+            }
+            None => {}
+        }
+    }
+
+    /// The slot of a stream; reuses one that nobody publishes or plays.
+    fn stream_index(&mut self, name: &Arc<str>) -> usize {
+        if let Some(index) = self.by_name.get(name) {
+            return *index;
+        }
+        let fresh = Stream {
+            name: name.clone(),
+            publisher: None,
+            players: Vec::new(),
+            orphaned_at: None,
+            player_overflow_datagrams: 0,
+        };
+        let idle = |s: &Stream| s.publisher.is_none() && s.players.is_empty() && s.orphaned_at.is_none();
+        let index = if let Some(index) = self.streams.iter().position(idle) {
+            self.by_name.remove(&self.streams[index].name);
+            self.streams[index] = fresh;
+            index
+        } else {
+            self.streams.push(fresh);
+            self.streams.len() - 1
+        };
+        self.by_name.insert(name.clone(), index);
+        index
+    }
+}
+
+fn full() -> Refusal {
+    Refusal {
+        code: 1402,
+        label: "connections_full",
+        why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
+    }
+}
+
+fn describe(peer: Peer) -> String {
+    match peer {
+        Peer::Plain(addr) => addr.to_string(),
+        Peer::Bonded(group) => format!("srtla group {}", group_name(group)),
+    }
+}
