@@ -41,7 +41,9 @@ mod pace;
 mod slots;
 pub mod socket;
 mod sys;
+mod thread;
 mod turn;
+mod uring;
 mod wake;
 
 use std::io;
@@ -50,6 +52,8 @@ use std::time::Duration;
 
 pub use limits::{Gro, IoCounters, Limits};
 pub use mmsg::Mmsg;
+pub use thread::pin_current_thread;
+pub use uring::Uring;
 pub use wake::Waker;
 
 /// Names a socket added to a backend: slot and generation, so that a late use of a removed socket's name is noticed
@@ -159,6 +163,8 @@ pub enum Choice {
 
 /// The backend that was chosen. (No trait object: the loop is compiled for each.)
 pub enum AnyBackend {
+    /// `io_uring`.
+    Uring(Box<Uring>),
     /// epoll, `recvmmsg`, `sendmmsg`.
     Mmsg(Box<Mmsg>),
 }
@@ -166,21 +172,32 @@ pub enum AnyBackend {
 /// Opens the wanted backend and allocates everything it will ever need. The text is one sentence for people: what was
 /// chosen and, if it is not the better one, why.
 ///
+/// A `uring` backend belongs to the thread that first calls `receive` or `flush`; opening it and adding sockets before
+/// that may be done by another.
+///
 /// # Errors
 /// What the kernel says; for [`Choice::Uring`] also `Unsupported` with the reason.
 pub fn open(choice: Choice, limits: &Limits) -> io::Result<(AnyBackend, String)> {
     let reason = match choice {
-        Choice::Uring => return Err(io::Error::new(io::ErrorKind::Unsupported, "uring is not built in yet")),
-        Choice::Auto => "mmsg: uring is not built in yet",
-        Choice::Mmsg => "mmsg: as configured",
+        Choice::Uring | Choice::Auto => match Uring::open(limits) {
+            Ok(uring) => {
+                let how =
+                    if choice == Choice::Auto { "the kernel offers all it needs" } else { "as configured" };
+                return Ok((AnyBackend::Uring(Box::new(uring)), format!("uring: {how}")));
+            }
+            Err(error) if choice == Choice::Uring => return Err(error),
+            Err(error) => format!("mmsg: uring is not available, {error}"),
+        },
+        Choice::Mmsg => "mmsg: as configured".to_owned(),
     };
-    Ok((AnyBackend::Mmsg(Box::new(Mmsg::open(limits)?)), reason.to_owned()))
+    Ok((AnyBackend::Mmsg(Box::new(Mmsg::open(limits)?)), reason))
 }
 
 /// Calls the same method of whichever backend it is.
 macro_rules! delegate {
     ($self:ident, $backend:ident => $call:expr) => {
         match $self {
+            AnyBackend::Uring($backend) => $call,
             AnyBackend::Mmsg($backend) => $call,
         }
     };

@@ -95,7 +95,7 @@ pub struct IoCounters {
     pub tx_gso_messages: u64,
     /// Datagrams that went out in such messages.
     pub tx_gso_datagrams: u64,
-    /// Sockets for which GSO was given up after `EIO` or `EINVAL`.
+    /// Sockets for which GSO was given up because the kernel refused it (device without it, segments above the MTU).
     pub tx_gso_fallbacks: u64,
     /// Datagrams dropped because the socket's send queue was full.
     pub tx_would_block: u64,

@@ -121,6 +121,12 @@ impl<T> Slots<T> {
         self.table.get_mut(index)?.as_mut()
     }
 
+    /// The numbers of the slots whose own part fulfils a condition.
+    pub(crate) fn numbers_where(&self, condition: impl Fn(&T) -> bool) -> impl Iterator<Item = u32> {
+        let slots = self.table.iter().flatten();
+        slots.filter(move |slot| condition(&slot.own)).map(|slot| slot.id.slot() as u32)
+    }
+
     /// The slots of listeners, few.
     pub(crate) fn listeners(&self) -> &[u32] {
         &self.listeners

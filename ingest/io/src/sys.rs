@@ -196,6 +196,14 @@ pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Re
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether no datagram waits in a UDP socket's receive queue (or an empty one is first).
+pub(crate) fn queue_is_empty(fd: RawFd) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one integer, to a live local variable.
+    let result = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
+    result == 0 && bytes == 0
+}
+
 /// Sends one message, never waiting. Returns the number of bytes accepted.
 ///
 /// # Safety
@@ -268,6 +276,15 @@ impl Region {
         assert!(offset <= self.len && len <= self.len - offset, "range inside the region");
         // SAFETY: just checked to lie inside the mapping.
         unsafe { self.start.as_ptr().add(offset) }
+    }
+
+    /// A pointer to element `index` of the region seen as an array of `T`.
+    ///
+    /// # Panics
+    /// If it lies outside; a bug of this crate.
+    #[allow(clippy::cast_ptr_alignment)] // the region begins at a page, and the size of a type is a multiple of its alignment
+    pub(crate) fn element<T>(&self, index: usize) -> *mut T {
+        self.at(index * size_of::<T>(), size_of::<T>()).cast()
     }
 
     /// The bytes `offset..offset + len`.

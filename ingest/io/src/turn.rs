@@ -321,6 +321,19 @@ impl Turn {
         }
     }
 
+    /// Takes `sent` back, for a message that turns out to have been refused.
+    pub(crate) fn unsent(&mut self, index: usize) {
+        let run = self.run(index);
+        let counters = &mut self.counters;
+        counters.tx_messages -= 1;
+        counters.tx_datagrams -= u64::from(run.count);
+        counters.tx_bytes -= u64::from(run.bytes);
+        if run.count > 1 {
+            counters.tx_gso_messages -= 1;
+            counters.tx_gso_datagrams -= u64::from(run.count);
+        }
+    }
+
     /// Deals with a message the kernel refused. A pending `ECONNREFUSED` belongs to an earlier datagram: it is
     /// reported and the message sent again. A refused segmentation is given up for this socket and the datagrams
     /// are sent one by one. Anything else loses the message, counted.
@@ -340,7 +353,8 @@ impl Turn {
                     Err(e) => self.lost(&run, run.count, e.raw_os_error().unwrap_or(0)),
                 }
             }
-            libc::EIO | libc::EINVAL if run.count > 1 => {
+            // EIO: the device cannot; EINVAL, and EMSGSIZE since 6.14: a segment is longer than the route's MTU.
+            libc::EIO | libc::EINVAL | libc::EMSGSIZE if run.count > 1 => {
                 if slot.gso {
                     slot.gso = false;
                     self.counters.tx_gso_fallbacks += 1;
