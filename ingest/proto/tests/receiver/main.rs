@@ -1,0 +1,12 @@
+//! The receiver as seen from outside: datagrams in, verdicts and actions out, on a virtual clock.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+mod mutated;
+mod oracle;
+mod return_path;
+mod rig;
+mod roaming;
+mod rules;
+mod shards;
+mod tolerates;

@@ -1,0 +1,136 @@
+//! The receiver takes all its memory at creation: a counting allocator watches everything it does afterwards.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+#[path = "receiver/rig.rs"]
+mod rig;
+
+use bondgate_proto::receiver::{Actions, Command, Receiver, ReceiverConfig, Verdict};
+use rig::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on unchanged to the system allocator; counting touches a thread-local `Cell` that neither
+// allocates nor has a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is also `System`'s.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: `ptr` came from `System.alloc` with this layout, see above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as for `dealloc`, and the caller keeps `realloc`'s contract.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Runs `f` and says how often it allocated.
+fn allocations(f: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    f();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
+}
+
+#[test]
+fn a_stream_allocates_nothing() {
+    let mut rig = Rig::new();
+    let links = [link(0), link(1), link(2)];
+    let group = rig.register(&half(1), &links);
+    rig.open_session(group, link(0), 11, 22, 1000);
+    let mut packet = data(1000, 22);
+    let (ack, nak, alive) = (srt_ack(1, 1000, 11), srt_nak(&[1, 2, 3], 11), keepalive(38));
+    let Rig { receiver, out, now } = &mut rig;
+    let mut forwarded = 0;
+    let count = allocations(|| {
+        for seq in 1000..101_000u32 {
+            *now += std::time::Duration::from_micros(500);
+            let from = links[seq as usize % 3];
+            packet[..4].copy_from_slice(&seq.to_be_bytes());
+            forwarded +=
+                u32::from(receiver.handle_uplink(*now, from, &packet, out) == Verdict::Forward(group));
+            if seq % 20 == 0 {
+                let _ = receiver.handle_downlink(*now, group, &ack, out);
+                forwarded += receiver.live_links(*now, group).count() as u32;
+            }
+            if seq % 100 == 0 {
+                let _ = receiver.handle_downlink(*now, group, &nak, out);
+                let _ = receiver.handle_uplink(*now, from, &alive, out);
+            }
+            if receiver.poll_timeout().is_some_and(|due| due <= *now) {
+                receiver.handle_timeout(*now, out);
+            }
+            out.drain(|_, _| {});
+        }
+    });
+    assert_eq!(forwarded, 100_000 + 3 * 5_000);
+    assert_eq!(count, 0);
+}
+
+/// Registration, eviction, roaming, timeouts and commands do not allocate either.
+#[test]
+fn coming_and_going_allocates_nothing() {
+    let config = ReceiverConfig {
+        groups_max: 8,
+        links_per_group_max: 4,
+        pending_max: 16,
+        ..ReceiverConfig::default()
+    };
+    let Rig { mut receiver, mut out, mut now } = Rig::with(config);
+    let datagrams: Vec<Vec<u8>> = (0..20u8)
+        .flat_map(|n| {
+            [
+                reg1(&probe_id(n)),
+                reg2(&with_ticket(&half(n), EPOCH)),
+                reg2(&probe_id(n)),
+                induction(u32::from(n)),
+                conclusion(u32::from(n), 100),
+                data(100 + u32::from(n), 9),
+            ]
+        })
+        .collect();
+    let addresses: Vec<_> = (0..40).map(link).collect();
+    let mut dice = Dice(9);
+    let mut run = |receiver: &mut Receiver, out: &mut Actions, steps: usize| {
+        for step in 0..steps {
+            let bytes = &datagrams[dice.below(datagrams.len())];
+            let _ = receiver.handle_uplink(now, addresses[dice.below(addresses.len())], bytes, out);
+            now += std::time::Duration::from_millis(dice.below(60) as u64);
+            receiver.handle_timeout(now, out);
+            if step % 250 == 0 {
+                now += std::time::Duration::from_secs(11);
+            }
+            if step % 1000 == 0 {
+                receiver.handle_command(now, Command::SetEpoch(EPOCH + (step / 1000 % 2) as u32), out);
+            }
+            out.drain(|_, _| {});
+        }
+    };
+    let count = allocations(|| run(&mut receiver, &mut out, 30_000));
+    let counters = receiver.counters();
+    assert!(
+        counters.groups_evicted > 100 && counters.links_evicted > 100 && counters.links_timed_out > 100,
+        "{counters:?}"
+    );
+    assert_eq!(count, 0);
+}
