@@ -52,7 +52,6 @@ use std::time::Duration;
 
 pub use limits::{Gro, IoCounters, Limits};
 pub use mmsg::Mmsg;
-pub use sys::pin_current_thread;
 pub use thread::pin_current_thread;
 pub use uring::Uring;
 pub use wake::Waker;

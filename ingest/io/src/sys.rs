@@ -236,20 +236,6 @@ pub(crate) fn raise_file_limit(files: usize) {
     }
 }
 
-/// Keeps the calling thread on one core.
-///
-/// # Errors
-/// `InvalidInput` if there is no such core or this process may not use it.
-pub fn pin_current_thread(core: usize) -> io::Result<()> {
-    const BITS: usize = usize::BITS as usize;
-    let mut mask = [0_usize; 1024 / BITS];
-    let word = mask.get_mut(core / BITS).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    *word = 1 << (core % BITS);
-    // SAFETY: the kernel reads as many bytes as the live local array has; 0 names the calling thread.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// Zeroed, page-aligned memory straight from the system, taken only when touched; given back on drop.
 #[derive(Debug)]
 pub(crate) struct Region {
@@ -381,20 +367,6 @@ mod tests {
         }
         assert_eq!(decode_control(&cmsg(libc::SOL_UDP, libc::UDP_GRO, -5)).segment_len, None);
         assert_eq!(decode_control(&cmsg(libc::SOL_UDP, libc::UDP_GRO, 0)).segment_len, None);
-    }
-
-    #[test]
-    fn a_thread_can_be_pinned_to_an_existing_core_only() {
-        let thread = std::thread::spawn(|| {
-            // SAFETY: no arguments, no memory.
-            let here = unsafe { libc::sched_getcpu() } as usize;
-            pin_current_thread(here).unwrap();
-            assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
-            for missing in [1023, 1024, usize::MAX] {
-                assert_eq!(pin_current_thread(missing).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-            }
-        });
-        thread.join().unwrap();
     }
 
     #[test]
