@@ -141,7 +141,8 @@ fn a_dead_first_link_does_not_hold_up_the_others() {
         assert!(up <= 500 + 2 * RTT_MS + 2, "the probes showed that others work: {up}");
         // The dead link wakes up.
         world.path(0).blackhole = false;
-        let joined = world.run_until_true(3 * S, |w| w.live() == 3).expect("the woken link never joined") / MS;
+        let joined =
+            world.run_until_true(3 * S, |w| w.live() == 3).expect("the woken link never joined") / MS;
         assert!(joined <= 1000 + 2 * RTT_MS, "{joined}");
     }
 }

@@ -49,7 +49,7 @@ impl Sender {
     /// SRT came down this link. That proves membership to a link that waits for REG3, and nothing about the way up.
     fn on_srt(&mut self, slot: usize, out: &mut SenderActions) {
         let Some(link) = self.link_mut(slot) else { return };
-        link.has_received = true;
+        link.on_heard();
         if link.state == LinkState::Joining {
             self.on_proof(slot, out);
         }
@@ -104,18 +104,18 @@ impl Sender {
             PacketType::RegNgp => self.on_ngp(slot, out),
             PacketType::RegErr | PacketType::RegNak => self.on_refusal(slot, out),
             PacketType::Reg3 => {
-                link.has_received = true;
+                link.on_heard();
                 self.on_reg3(slot, out);
             }
             PacketType::Reg2 => {
-                link.has_received = true;
+                link.on_heard();
                 return match packet.group_id() {
                     Some(id) => self.on_reg2(slot, id, out),
                     None => SenderVerdict::Drop(SenderDropReason::Malformed),
                 };
             }
             PacketType::Keepalive => {
-                link.has_received = true;
+                link.on_heard();
                 let timestamp_ms = packet.keepalive().and_then(|keepalive| keepalive.timestamp_ms());
                 if let Some(rtt_us) =
                     timestamp_ms.and_then(|timestamp_ms| link.match_echo(now_us, timestamp_ms))
@@ -125,7 +125,7 @@ impl Sender {
                 }
             }
             PacketType::Ack => {
-                link.has_received = true;
+                link.on_heard();
                 if let Some(numbers) = packet.ack_numbers() {
                     self.on_srtla_ack(slot, numbers, out);
                 }

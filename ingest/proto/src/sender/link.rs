@@ -50,7 +50,9 @@ pub(super) struct Link {
     stamps: [Stamp; 4],
     pub keepalive_at_us: u64,
     /// Since when an answer that proves the way up is owed.
-    expect_since_us: u64,
+    proof_owed_us: u64,
+    /// Since when data has been sent without hearing anything at all; in a running session SRT ACKs come all the time.
+    unanswered_us: u64,
     is_queried: bool,
     unproven_packets: u8,
     send_errors: u8,
@@ -96,7 +98,8 @@ impl Link {
             last_proof_us: 0,
             stamps: [Stamp::default(); 4],
             keepalive_at_us: NEVER,
-            expect_since_us: NEVER,
+            proof_owed_us: NEVER,
+            unanswered_us: NEVER,
             is_queried: false,
             unproven_packets: 0,
             send_errors: 0,
@@ -151,14 +154,22 @@ impl Link {
         self.send_errors = 0;
     }
 
+    /// Something was heard, whatever it was.
+    pub fn on_heard(&mut self) {
+        self.has_received = true;
+        self.unanswered_us = NEVER;
+    }
+
     fn clear_expectation(&mut self) {
-        self.expect_since_us = NEVER;
+        self.proof_owed_us = NEVER;
+        self.unanswered_us = NEVER;
         self.is_queried = false;
         self.unproven_packets = 0;
     }
 
-    /// A data packet was sent; every tenth without proof starts the clock.
+    /// A data packet was sent. The first without any answer starts one clock, the tenth without proof the other.
     pub fn on_data_sent(&mut self, now_us: u64) {
+        self.unanswered_us = self.unanswered_us.min(now_us);
         self.unproven_packets = self.unproven_packets.saturating_add(1);
         if self.unproven_packets >= UNPROVEN_PACKETS_MAX {
             self.expect_answer(now_us);
@@ -166,11 +177,12 @@ impl Link {
     }
 
     pub fn expect_answer(&mut self, now_us: u64) {
-        self.expect_since_us = self.expect_since_us.min(now_us);
+        self.proof_owed_us = self.proof_owed_us.min(now_us);
     }
 
+    /// Since when an answer is owed; [`NEVER`] if none is.
     pub fn expects_since_us(&self) -> u64 {
-        self.expect_since_us
+        self.proof_owed_us.min(self.unanswered_us)
     }
 
     /// When to ask once more before suspecting: half the time it takes to become suspect.
@@ -178,11 +190,11 @@ impl Link {
         if self.is_queried {
             return NEVER;
         }
-        self.expect_since_us.saturating_add(self.suspect_after_us(config) / 2)
+        self.expects_since_us().saturating_add(self.suspect_after_us(config) / 2)
     }
 
     pub fn suspect_at_us(&self, config: &SenderConfig) -> u64 {
-        self.expect_since_us.saturating_add(self.suspect_after_us(config))
+        self.expects_since_us().saturating_add(self.suspect_after_us(config))
     }
 
     fn suspect_after_us(&self, config: &SenderConfig) -> u64 {
@@ -238,8 +250,8 @@ impl Link {
         self.join_sends = 0;
         self.join_at_us = now_us;
         self.give_up_at_us = match state {
-            LinkState::Suspect if self.expect_since_us != NEVER => {
-                self.expect_since_us.saturating_add(self.lost_after_us(config)).max(now_us + 100 * MS)
+            LinkState::Suspect if self.expects_since_us() != NEVER => {
+                self.expects_since_us().saturating_add(self.lost_after_us(config)).max(now_us + 100 * MS)
             }
             _ => now_us + self.lost_after_us(config),
         };

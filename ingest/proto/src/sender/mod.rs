@@ -6,9 +6,10 @@
 //! recovers faster than stock senders (all delays are the defaults of [`SenderConfig`] and the constants named):
 //!
 //! * **Registration.** REG1 leaves with the first link, without waiting for a probe; the other links probe with REG2
-//!   meanwhile. REG1 is repeated on its link at 250, 500 and 1000 ms; a refusal (stock receivers refuse a repeated REG1)
-//!   moves it to the next link at once, silence after 500 ms (if another link answered its probe) or 1 s. Any REG2 with
-//!   our half is adopted and all links join at once, each repeating REG2 after 200, 400, 800 ms and then each second.
+//!   meanwhile. REG1 is repeated on its link after 250 and 500 ms and moves to the next link (if there is none, stays)
+//!   after 1 s, or after 500 ms when another link answered its probe, or at once when refused (stock receivers refuse a
+//!   repeated REG1 whose answer was lost). Any REG2 with our half is adopted, and all links join at once, each repeating
+//!   REG2 after 200, 400, 800 ms and then each second.
 //! * **Liveness.** Only answers count that prove the way up: SRTLA ACKs, keepalive echoes, REG3. A link that owes an answer
 //!   for half of max(250 ms, 4 RTT) is asked once more; for all of it, it is *suspect*: its data moves to the others and it
 //!   re-joins from the same socket (this alone repairs a moved NAT binding). After 1 s it is *lost*: a fresh socket is

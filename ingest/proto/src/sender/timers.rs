@@ -11,15 +11,15 @@ impl Sender {
     pub fn handle_timeout(&mut self, now: Instant, out: &mut SenderActions) {
         let now_us = self.advance(now);
         self.opening_timeout(out);
+        for slot in 0..self.links.len() {
+            self.link_timeout(slot, out);
+        }
         if now_us >= self.all_silent_at_us() {
             for slot in 0..self.links.len() {
                 if self.link(slot).is_some_and(|link| link.state == LinkState::Live) {
                     self.suspect(slot, out);
                 }
             }
-        }
-        for slot in 0..self.links.len() {
-            self.link_timeout(slot, out);
         }
     }
 
@@ -93,19 +93,24 @@ impl Sender {
                     self.send_keepalive(slot, out);
                 }
             }
-            LinkState::Joining | LinkState::Suspect if now_us >= link.give_up_at_us => {
-                self.lose(slot, out);
+            LinkState::Idle | LinkState::Joining | LinkState::Suspect | LinkState::Lost => {
+                if now_us >= link.give_up_at_us {
+                    self.lose(slot, out);
+                }
+                self.join_timeout(slot, out);
             }
-            LinkState::Suspect if now_us >= link.join_at_us => {
-                self.send_reg2(slot, out);
-                self.send_keepalive(slot, out);
-            }
-            LinkState::Joining | LinkState::Lost if now_us >= link.join_at_us => {
-                self.send_reg2(slot, out);
-            }
-            LinkState::Idle | LinkState::Joining | LinkState::Suspect | LinkState::Lost => {}
         }
         self.rebind_timeout(slot, out);
+    }
+
+    fn join_timeout(&mut self, slot: usize, out: &mut SenderActions) {
+        let now_us = self.now_us;
+        let Some(link) = self.link(slot).filter(|link| now_us >= link.join_at_us) else { return };
+        let is_suspect = link.state == LinkState::Suspect;
+        self.send_reg2(slot, out);
+        if is_suspect {
+            self.send_keepalive(slot, out);
+        }
     }
 
     /// Data goes elsewhere; REG2 and a keepalive ask for an answer. Both are harmless if the link is well.

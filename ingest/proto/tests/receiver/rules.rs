@@ -248,6 +248,7 @@ fn r09_partial_acks_are_flushed_after_30_ms_and_never_padded() {
     }
     assert_eq!(acks.len(), 1);
     assert_eq!(acks[0].1.len(), 44);
+    assert!(rig.receiver.poll_timeout().is_none_or(|due| due - rig.now > ms(30)), "and no deadline");
     assert!(rig.advance(ms(100)).is_empty());
 }
 

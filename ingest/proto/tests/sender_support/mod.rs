@@ -1,5 +1,6 @@
 //! A small world for the sender's tests: virtual clock, impaired links with NAT, a stock receiver with an SRT server
 //! behind it, and an encoder that repeats what is reported lost. Deterministic: same seed, same run.
+#![allow(clippy::unwrap_used, reason = "test support")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::cmp::Reverse;
@@ -207,11 +208,10 @@ impl Receiver {
                         reply.push((from, short(PacketType::RegNgp)));
                         return;
                     };
-                    let elsewhere = self
-                        .groups
-                        .iter()
-                        .enumerate()
-                        .any(|(i, g)| i != target && (g.members.contains_key(&from) || g.last == Some(from)));
+                    let elsewhere =
+                        self.groups.iter().enumerate().any(|(i, g)| {
+                            i != target && (g.members.contains_key(&from) || g.last == Some(from))
+                        });
                     if elsewhere && self.manners == Manners::Stock {
                         reply.push((from, short(PacketType::RegErr)));
                         return;
@@ -340,6 +340,9 @@ pub struct World {
     // encoder
     pub packet_every_us: u64,
     encoder_is_on: bool,
+    srt_is_on: bool,
+    /// Uncounted packets still to come after the end, so that the loss of the last counted ones is noticed.
+    tail: u32,
     next_seq: Seq,
     pub first_seq: Seq,
     kept: VecDeque<(Seq, u64)>,
@@ -379,6 +382,8 @@ impl World {
             sent_reg2: Vec::new(),
             packet_every_us: 0,
             encoder_is_on: false,
+            srt_is_on: false,
+            tail: 0,
             next_seq: first_seq,
             first_seq,
             kept: VecDeque::new(),
@@ -392,6 +397,11 @@ impl World {
             sent_at: HashMap::new(),
             tail_dropped: 0,
         }
+    }
+
+    /// The encoder's first sequence number.
+    pub fn start_at(&mut self, seq: Seq) {
+        (self.first_seq, self.next_seq) = (seq, seq);
     }
 
     pub fn now(&self) -> Instant {
@@ -433,13 +443,22 @@ impl World {
     /// Starts the encoder at `mbps` of payload datagrams.
     pub fn start_encoder(&mut self, mbps: f64) {
         self.packet_every_us = ((PAYLOAD + 16) as f64 * 8.0 / mbps) as u64;
-        self.encoder_is_on = true;
-        self.schedule(0, Event::Packet);
-        self.schedule(10 * MS, Event::SrtTick);
+        let was_on = std::mem::replace(&mut self.encoder_is_on, true) || self.tail > 0;
+        self.tail = 0;
+        if !was_on {
+            self.schedule(0, Event::Packet);
+        }
+        if !std::mem::replace(&mut self.srt_is_on, true) {
+            // Known from the SRT handshake.
+            self.receiver.next_expected = Some(self.first_seq);
+            self.receiver.highest = Some(self.first_seq.sub(1));
+            self.schedule(10 * MS, Event::SrtTick);
+        }
     }
 
     pub fn stop_encoder(&mut self) {
         self.encoder_is_on = false;
+        self.tail = 100;
     }
 
     fn schedule(&mut self, in_us: u64, event: Event) {
@@ -450,9 +469,10 @@ impl World {
     /// Runs until `until_us`.
     pub fn run_until(&mut self, until_us: u64) {
         loop {
-            let timer_us = self.sender.poll_timeout().map(|at| {
-                (at.saturating_duration_since(self.start).as_micros() as u64).max(self.now_us)
-            });
+            let timer_us = self
+                .sender
+                .poll_timeout()
+                .map(|at| (at.saturating_duration_since(self.start).as_micros() as u64).max(self.now_us));
             let event_us = self.events.peek().map(|Reverse((at, _, _))| *at);
             let next = [timer_us, event_us].into_iter().flatten().min();
             let Some(next_us) = next.filter(|at| *at <= until_us) else {
@@ -552,10 +572,14 @@ impl World {
                 self.schedule(10 * MS, Event::SrtTick);
             }
             Event::Packet => {
-                if self.encoder_is_on {
+                if self.encoder_is_on || self.tail > 0 {
                     let seq = self.next_seq;
                     self.next_seq = seq.next();
-                    self.encoded += 1;
+                    if self.encoder_is_on {
+                        self.encoded += 1;
+                    } else {
+                        self.tail -= 1;
+                    }
                     self.sent_at.insert(seq.get(), self.now_us);
                     self.kept.push_back((seq, self.now_us));
                     while self.kept.front().is_some_and(|(_, at)| at + self.latency_us < self.now_us) {
@@ -613,14 +637,13 @@ impl World {
         });
         self.out = out;
         for (link, bytes) in todo {
-            match bytes {
-                Some(bytes) => self.transmit(link, &bytes),
-                None => {
-                    self.rebinds += 1;
-                    if self.obeys_rebind {
-                        self.schedule(MS, Event::Rebound(link));
-                    }
-                }
+            if let Some(bytes) = bytes {
+                self.transmit(link, &bytes);
+                continue;
+            }
+            self.rebinds += 1;
+            if self.obeys_rebind {
+                self.schedule(MS, Event::Rebound(link));
             }
         }
     }
