@@ -89,6 +89,38 @@ fn all_links_rebinding_at_once_do_not_end_the_session() {
     }
 }
 
+/// The same with stock senders, which notice nothing for seconds: the receiver follows their data to the new addresses.
+#[test]
+fn all_links_rebinding_at_once_are_followed_for_stock_senders() {
+    for sender in [SenderKind::BelaboxC, SenderKind::IrlRust, SenderKind::Moblin] {
+        let mut world = World::new(Setup { latency: ms(500), ..setup(sender) });
+        world.run_until_video(secs(10)).run_for(secs(5));
+        world.reset_gap();
+        for _ in 0..3 {
+            world.inflict(Fault::RebindAll).run_for(secs(9));
+        }
+        assert_eq!(world.sessions(), 1, "{sender:?}");
+        let report = world.finish();
+        report.assert_lawful();
+        assert!(report.longest_gap < secs(2), "{sender:?}: {report:#?}");
+    }
+}
+
+/// The control experiment: a receiver that does not follow them shows the gaps reported of stock receivers, 4 s and more.
+#[test]
+fn without_roaming_stock_senders_show_the_reported_gap() {
+    for sender in [SenderKind::BelaboxC, SenderKind::IrlRust, SenderKind::Moblin] {
+        let mut still = Setup { latency: ms(500), ..setup(sender) };
+        still.receiver_config.roaming = false;
+        let mut world = World::new(still);
+        world.run_until_video(secs(10)).run_for(secs(5));
+        world.reset_gap().inflict(Fault::RebindAll).run_for(secs(12));
+        let report = world.finish();
+        report.assert_lawful();
+        assert!((secs(3)..secs(12)).contains(&report.longest_gap), "{sender:?}: {report:#?}");
+    }
+}
+
 /// One NAT after the other moves, each link every 15 s: nobody should notice.
 #[test]
 fn links_rebinding_in_turn_cost_nothing() {
@@ -194,6 +226,30 @@ fn lost_srt_handshakes_are_repeated() {
             world.run_until_video(secs(3)).run_for(secs(2));
             assert_eq!(world.sessions(), 1);
             world.finish().assert_nothing_lost();
+        }
+    }
+}
+
+/// The only link moves and the encoder restarts before the moved link has carried much: the answers to its handshake must
+/// find the new address.
+#[test]
+fn a_moved_link_gets_the_answers_of_a_new_session() {
+    for output in [Output::Relay, Output::Forward] {
+        for pause in [ms(0), ms(20), ms(50), ms(100), ms(300)] {
+            let mut world = World::new(Setup {
+                output,
+                links: vec![LinkConfig::wire(ms(25)).into()],
+                latency: ms(300),
+                bitrate_bps: 2_000_000,
+                ..setup(OURS)
+            });
+            world.run_until_video(secs(2)).run_for(secs(2));
+            world.inflict(Fault::Rebind(0)).run_for(pause).inflict(Fault::RestartEncoder);
+            let sessions = world.sessions();
+            let what = format!("the new session, {output:?}, {pause:?} after the move");
+            world.run_until(&what, secs(3), |world| world.sessions() > sessions);
+            world.run_until_video(secs(1));
+            world.finish().assert_lawful();
         }
     }
 }

@@ -90,10 +90,40 @@ fn first_video_under_two_seconds_with_a_lost_reg2_answer() {
 
 #[test]
 fn first_video_under_two_seconds_with_a_lost_reg3() {
-    for sender in SenderKind::BONDING {
+    for sender in SenderKind::BONDING.into_iter().filter(|s| *s != SenderKind::IrlRust) {
         for links in [1, 3] {
             first_video_in_time(sender, links, Some((Direction::Down, Kind::Reg3)));
         }
+    }
+}
+
+/// The Rust sender carries data on its first link before it is registered. If that link's REG3 is lost, it falls silent as
+/// soon as another link has its own: the receiver has heard it since its join, and must still repeat the REG3.
+#[test]
+fn first_video_under_two_seconds_with_a_lost_reg3_and_data_before_it() {
+    for links in [1, 3] {
+        first_video_in_time(SenderKind::IrlRust, links, Some((Direction::Down, Kind::Reg3)));
+    }
+}
+
+/// The control experiment: a receiver that repeats nothing shows what is reported of stock receivers.
+#[test]
+fn without_repeats_a_lost_answer_costs_seconds() {
+    for (sender, kind, at_least) in [
+        // REG1 again after a tick of its own: the stock C sender is saved by its repetition.
+        (SenderKind::BelaboxC, Kind::Reg2, ms(1000)),
+        (SenderKind::IrlRust, Kind::Reg2, ms(6000)),
+        (SenderKind::Moblin, Kind::Reg2, ms(20_000)),
+        (SenderKind::Moblin, Kind::Reg3, ms(5000)),
+    ] {
+        let mut mute = setup(sender, 1);
+        mute.receiver_config.reg2_repeat = ms(3_600_000);
+        mute.receiver_config.reg3_repeats_max = 0;
+        let mut world = World::new(mute);
+        world.inflict(Fault::Lose(Lose::next(Direction::Down, kind)));
+        world.run_for(at_least);
+        assert_eq!(world.ledger().delivered_count(), 0, "{sender:?} {kind:?}");
+        world.finish().assert_lawful();
     }
 }
 

@@ -13,7 +13,7 @@ use bondgate_sim::rng::Rng;
 use bondgate_sim::wire::Kind;
 use bondgate_sim::world::{Direction, Fault, LinkSpec, Lose, Output, Report, SenderKind, Setup, World};
 
-const WORLDS: u64 = 300;
+const WORLDS: u64 = 600;
 /// What a stock sender may take until it carries video again: its timeouts, an encoder's reconnection, the latency.
 const PATIENCE: Duration = Duration::from_secs(30);
 const OUR_PATIENCE: Duration = Duration::from_secs(12);
