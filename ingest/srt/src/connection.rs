@@ -6,7 +6,8 @@
 
 use crate::crypto::Crypto;
 use crate::event::CloseReason;
-use crate::packet::{Control, ControlView, DATAGRAM_MAX, DataView, HEADER_LEN, LossList};
+use crate::packet::control::emit_header;
+use crate::packet::{Control, ControlType, ControlView, DATAGRAM_MAX, DataView, HEADER_LEN};
 use crate::pool::Pool;
 use crate::receive::buffer::Received;
 use crate::receive::{Receiver, ReceiverSetup};
@@ -291,10 +292,9 @@ impl<P: Copy> Connection<P> {
         if let Some((number, ack)) = self.receiver.poll_ack(now) {
             return Control::Ack { number, ack }.emit(timestamp, dst, out);
         }
-        let mut list = [0; DATAGRAM_MAX - HEADER_LEN];
-        let len = self.receiver.poll_nak(now, &mut list);
-        if let Some(list) = list.get(..len).filter(|list| !list.is_empty()) {
-            return Control::Nak(LossList::new(list)).emit(timestamp, dst, out);
+        let nak = self.receiver.poll_nak(now, out.get_mut(HEADER_LEN..DATAGRAM_MAX)?);
+        if nak > 0 {
+            return emit_header(out, ControlType::Nak, 0, 0, timestamp, dst).map(|len| len + nak);
         }
         if let Some((first, last)) = self.sender.poll_drop_request() {
             return Control::DropReq { msg_no: 0, first, last }.emit(timestamp, dst, out);

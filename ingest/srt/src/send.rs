@@ -310,3 +310,146 @@ fn emit(
     };
     Some(header.emit(out)? + len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{AckTiming, DataView, LossListWriter, Packet, parse};
+
+    const ISN: u32 = Seq::MAX - 1;
+
+    /// A sender with `count` packets sent at time 0 and a peer RTT of 40 ms.
+    fn sender(count: u32) -> Sender {
+        let mut sender = Sender::new(0, Seq::new(ISN), 8192, 100, 120 * MS);
+        for _ in 0..count {
+            assert!(sender.push(0, Bytes::from_static(&[7; 100])));
+        }
+        assert_eq!(drain(&mut sender, 0).len() as u32, count);
+        sender.rtt.set(40_000, 0);
+        sender
+    }
+
+    /// Sequence numbers, retransmission flags and message numbers of what leaves now.
+    fn drain(sender: &mut Sender, now: Micros) -> Vec<(u32, bool, u32)> {
+        let mut out = [0; 1472];
+        std::iter::from_fn(|| {
+            let len = sender.poll(now, 0, 1, &Crypto::Clear, &mut out)?;
+            let Ok(Packet::Data(view)) = parse(&out[..len]) else { panic!("not data") };
+            let view: DataView<'_> = view;
+            assert_eq!(view.payload(), [7; 100]);
+            Some((view.seq().get(), view.retransmitted(), view.msg_no().get()))
+        })
+        .collect()
+    }
+
+    fn nak(sender: &mut Sender, now: Micros, seqs: &[u32]) {
+        let mut out = [0; 400];
+        let mut writer = LossListWriter::new(&mut out);
+        for seq in seqs {
+            assert!(writer.push(Seq::new(*seq)));
+        }
+        let len = writer.finish();
+        sender.on_nak(now, LossList::new(&out[..len]));
+    }
+
+    fn ack(next: u32, buffer_free: u32) -> Ack {
+        let timing = AckTiming { rtt_us: 40_000, rtt_var_us: 0, buffer_free };
+        Ack { next: Seq::new(next), timing: Some(timing), rates: None }
+    }
+
+    #[test]
+    fn copies_of_a_nak_give_one_retransmission_per_round_trip() {
+        let mut sender = sender(10);
+        for copy in 0..5 {
+            nak(&mut sender, 50 * MS + copy, &[Seq::MAX, 3]);
+        }
+        assert_eq!(drain(&mut sender, 51 * MS), [(Seq::MAX, true, 2), (3, true, 6)]);
+        nak(&mut sender, 80 * MS, &[3]);
+        assert_eq!(drain(&mut sender, 80 * MS), []);
+        nak(&mut sender, 92 * MS, &[3]);
+        assert_eq!(drain(&mut sender, 92 * MS), [(3, true, 6)]);
+        assert_eq!(sender.stats.naks_deduplicated, 9);
+    }
+
+    #[test]
+    fn an_ack_beyond_what_was_sent_changes_nothing() {
+        let mut sender = sender(10);
+        sender.on_ack(MS, &ack(9, 0)); // 10 packets from 2^31 - 2 end at 7
+        assert_eq!((sender.entries.len(), sender.stats.invalid_reports), (10, 1));
+        assert_eq!(sender.peer_window, 8192);
+        sender.on_ack(MS, &ack(8, 5000));
+        assert_eq!((sender.entries.len(), sender.peer_window), (0, 5000));
+        sender.on_ack(MS, &ack(3, 1));
+        assert_eq!(sender.peer_window, 5000, "an older ACK is not news");
+        nak(&mut sender, MS, &[2, 3, 90]);
+        assert_eq!(drain(&mut sender, 60 * MS), []);
+        assert_eq!(sender.stats.invalid_reports, 2);
+    }
+
+    #[test]
+    fn what_is_too_late_is_dropped_and_announced() {
+        let mut sender = sender(3);
+        assert_eq!(sender.next_at().min(1_020 * MS), sender.next_at());
+        sender.on_timeout(1_019 * MS);
+        assert_eq!(sender.stats.send_dropped, 0);
+        sender.on_timeout(1_020 * MS);
+        assert!(sender.is_empty());
+        let range = (Seq::new(ISN), Seq::new(0));
+        assert_eq!(sender.poll_drop_request(), Some(range));
+        assert_eq!(sender.poll_drop_request(), None);
+        // Asked again, it says so again.
+        nak(&mut sender, 1_100 * MS, &[Seq::MAX]);
+        assert_eq!(sender.poll_drop_request(), Some((Seq::new(Seq::MAX), Seq::new(Seq::MAX))));
+    }
+
+    #[test]
+    fn a_closed_window_lets_one_packet_through() {
+        let mut sender = sender(1);
+        sender.on_ack(MS, &ack(ISN + 1, 0));
+        for _ in 0..3 {
+            sender.push(MS, Bytes::from_static(&[7; 100]));
+        }
+        assert_eq!(drain(&mut sender, MS), [(Seq::MAX, false, 2)]);
+        sender.on_ack(MS, &ack(0, 100));
+        assert_eq!(drain(&mut sender, MS), [(0, false, 3), (1, false, 4)]);
+    }
+
+    #[test]
+    fn a_silent_tail_is_sent_again() {
+        let mut sender = sender(5);
+        let at = sender.next_at();
+        assert_eq!(at, 70 * MS);
+        sender.on_timeout(at);
+        assert_eq!(drain(&mut sender, at), [(2, true, 5)]);
+        assert_eq!(sender.next_at(), at + 140 * MS, "with doubling patience");
+    }
+
+    #[test]
+    fn retransmissions_are_paced() {
+        let mut sender = Sender::new(0, Seq::new(0), 8192, 7000, 120 * MS);
+        for i in 0..6000 {
+            sender.push(i * 100, Bytes::from_static(&[7; 100])); // 1 MB/s
+        }
+        drain(&mut sender, 600 * MS);
+        sender.on_nak(600 * MS, LossList::new(&[0x80, 0, 0, 0, 0, 0, 0x17, 0x6F]));
+        let burst = drain(&mut sender, 600 * MS).len();
+        assert!((400..450).contains(&burst), "{burst} at once");
+        let mut sent = 0;
+        for ms in 601..=700 {
+            sent += drain(&mut sender, ms * MS).len();
+        }
+        // 1.25 MB/s for 100 ms in datagrams of 116 bytes.
+        assert!((1000..1150).contains(&sent), "{sent} in 100 ms");
+        assert!(sender.next_at() <= 702 * MS, "and the rest is timed");
+    }
+
+    #[test]
+    fn message_numbers_wrap_past_zero() {
+        let mut sender = Sender::new(0, Seq::new(0), 8192, 100, 120 * MS);
+        sender.next_msg = MsgNo::new(MsgNo::MAX);
+        for _ in 0..2 {
+            sender.push(0, Bytes::from_static(&[7; 100]));
+        }
+        assert_eq!(drain(&mut sender, 0), [(0, false, MsgNo::MAX), (1, false, 1)]);
+    }
+}

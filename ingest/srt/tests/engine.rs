@@ -7,7 +7,7 @@ mod support;
 use bondgate_srt::{CloseReason, ConnectOptions, EndpointConfig, RejectReason, SendError, Seq};
 use bytes::Bytes;
 use std::time::Duration;
-use support::{CALLER, LISTENER, Link, Sim, assert_complete, ms, numbered};
+use support::{ADDRESS, CALLER, LISTENER, Link, Sim, assert_complete, ms, numbered};
 
 fn config(latency: Duration) -> EndpointConfig {
     EndpointConfig { latency, ..EndpointConfig::default() }
@@ -427,4 +427,22 @@ fn an_idle_connection_lives_on_keepalives() {
     assert!(sim.closed[CALLER].is_empty() && sim.closed[LISTENER].is_empty());
     let keepalives = sim.counters(LISTENER).received - before;
     assert!((58..=61).contains(&keepalives), "{keepalives} in a minute");
+}
+
+#[test]
+fn one_stray_sequence_number_does_not_derail_the_stream() {
+    let mut sim = Sim::new(43, &config(ms(120)), symmetric(ms(10), 0.0));
+    let [caller, listener] = connected(&mut sim, options(ms(120)));
+    let count = sim.stream(CALLER, caller, 0, 200, ms(500));
+    sim.run(ms(500));
+    for stray in [0u32, 0x2000_0000, 0x4000_0000, 0x6000_0000] {
+        let mut data = [0; 20];
+        data[..4].copy_from_slice(&stray.to_be_bytes());
+        data[4] = 0xC0;
+        data[12..16].copy_from_slice(&listener.socket_id().to_be_bytes());
+        sim.inject(LISTENER, ADDRESS[CALLER], &data);
+    }
+    let count = count + sim.stream(CALLER, caller, count, 200, ms(500));
+    sim.run(ms(500));
+    assert_complete(&sim.numbers(LISTENER), count);
 }

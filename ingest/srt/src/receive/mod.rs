@@ -28,6 +28,8 @@ const ACK_INTERVAL: Micros = 10 * MS;
 const LIGHT_ACK_PACKETS: u32 = 64;
 /// Least interval between two reports of the same loss.
 const NAK_INTERVAL_MIN: Micros = 20 * MS;
+/// Two packets beyond the window belong together when they are no further apart.
+const WINDOW_STEP_MAX: i32 = 1024;
 /// Unanswered full ACKs whose sending time is remembered.
 const ACK_RECORDS: usize = 64;
 
@@ -78,6 +80,8 @@ pub(crate) struct Receiver {
     rtt: Rtt,
     rate: RateMeter,
     rexmit_flag: bool,
+    /// Last packet beyond the window.
+    beyond: Option<Seq>,
     stats: Stats,
 }
 
@@ -100,6 +104,7 @@ impl Receiver {
             rtt: Rtt::default(),
             rate: RateMeter::default(),
             rexmit_flag: setup.rexmit_flag,
+            beyond: None,
             stats: Stats::default(),
         }
     }
@@ -121,11 +126,15 @@ impl Receiver {
 
         let mut place = self.buffer.place(seq);
         if place == Place::Beyond {
-            if !self.buffer.is_empty() {
+            // Nothing is waiting and the sender is a whole window ahead: an outage longer than the buffer. One
+            // packet alone is not believed, it could be a stray that would make all others belated.
+            let confirmed =
+                self.beyond.is_some_and(|before| (1..WINDOW_STEP_MAX).contains(&seq.distance(before)));
+            self.beyond = Some(seq);
+            if !confirmed || !self.buffer.is_empty() {
                 self.stats.out_of_window += 1;
                 return;
             }
-            // Nothing is waiting and the sender is a whole window ahead: an outage longer than the buffer.
             self.stats.dropped += u64::from(self.buffer.restart(seq));
             place = Place::New { missing: 0 };
         }
