@@ -49,7 +49,7 @@ impl Pair {
             rebinds: 0,
         };
         for label in 0..3 {
-            let link = pair.sender.add_link(pair.now, LinkLabel(label), &mut pair.out).unwrap();
+            let link = pair.sender.add_link(pair.now, LinkLabel(label), &mut pair.out).expect("three fit");
             pair.links.push(link);
         }
         pair
