@@ -24,6 +24,12 @@
 //! `add` and `remove` may be called at any point. Every `receive` must be followed by a `flush` before the next
 //! `receive` (a missing one is made up for, without sending anything late: `receive` flushes first).
 //!
+//! # Waiting
+//!
+//! Above about 2000 datagrams per second a backend lingers: once there is something to receive it waits another 100 to
+//! 300 microseconds ([`Limits::linger_us_max`]) for more. At part load the cost of a datagram is the cost of waking up,
+//! and sends can only be grouped if several datagrams come in one turn. Below that rate nothing is delayed.
+//!
 //! # Addresses
 //!
 //! [`Datagram::from`] is what the kernel reports: on a dual-stack IPv6 socket an IPv4 peer appears as a v4-mapped

@@ -64,6 +64,8 @@ pub struct IoCounters {
     pub turns: u64,
     /// Turns ended by a [`crate::Waker`].
     pub wakes: u64,
+    /// Turns that deliberately waited for more than the first datagram ([`Limits::linger_us_max`]).
+    pub lingers: u64,
     /// Datagrams handed to the caller.
     pub rx_datagrams: u64,
     /// Payload bytes of those.

@@ -370,6 +370,7 @@ impl Backend for Mmsg {
         let linger = Duration::from_micros(self.turn.linger.us().into());
         let may_linger = !linger.is_zero() && timeout.is_none_or(|t| t > linger);
         if may_linger && !self.events.is_empty() && self.events.iter().all(|event| event.u64 != WAKER) {
+            self.turn.counters.lingers += 1;
             std::thread::sleep(linger);
             self.wait(Some(Duration::ZERO))?;
         }

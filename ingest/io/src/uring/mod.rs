@@ -35,6 +35,9 @@ use bufring::BufRing;
 const SQ_ENTRIES_MAX: usize = 4096;
 /// Completions worth lingering for.
 const LINGER_COMPLETIONS: u32 = 64;
+/// Completions that make another look worthwhile, and how many looks there are in a turn.
+const PORTION: usize = 24;
+const PASSES_MAX: usize = 4;
 /// Bytes before the payload in a received buffer: the kernel's header, the address, the control messages.
 const NAME_ROOM: usize = 32;
 const CONTROL_AT: usize = 16 + NAME_ROOM;
@@ -42,6 +45,8 @@ const PAYLOAD_AT: usize = CONTROL_AT + RX_CONTROL_LEN;
 /// How long `drop` waits for the kernel to end all receives.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Turns after which a receive queue that was never seen empty has turned over.
+const DRAINING_TURNS: u32 = 4096;
 /// How long a submission may be refused for passing reasons.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -69,8 +74,9 @@ enum Merging {
     Settled,
     /// The receive is being ended, to be begun again with large buffers and `UDP_GRO`.
     Starting,
-    /// `UDP_GRO` is off, but merged datagrams may still be in the queue: large buffers until it is empty.
-    Draining,
+    /// `UDP_GRO` is off, but merged datagrams may still be in the queue: large buffers until it was empty, or until so
+    /// many turns have passed that it must have turned over.
+    Draining { turns_left: u32 },
     /// The receive is being ended, to be begun again with ordinary buffers.
     Ending,
 }
@@ -194,6 +200,14 @@ impl Uring {
             gso: limits.gso,
             ring: ManuallyDrop::new(opened.ring),
         })
+    }
+
+    /// The same backend as on a kernel before 6.12, where lingering is a sleep. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_min_wait(mut self) -> Uring {
+        self.min_wait = false;
+        self
     }
 
     fn enable(&mut self) -> io::Result<()> {
@@ -382,7 +396,7 @@ impl Uring {
                 slot.own.big = false;
                 slot.own.merging = Merging::Settled;
             }
-            Merging::Settled | Merging::Draining => {}
+            Merging::Settled | Merging::Draining { .. } => {}
         }
         if again {
             turn.counters.rx_rearms += 1;
@@ -402,11 +416,15 @@ impl Uring {
                 }
                 (Merging::Settled, Some(false)) if slot.own.big => {
                     let _ = sys::set_option(slot.fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
-                    slot.own.merging = Merging::Draining;
+                    slot.own.merging = Merging::Draining { turns_left: DRAINING_TURNS };
                 }
-                (Merging::Draining, _) if sys::queue_is_empty(slot.fd()) => {
-                    slot.own.merging = Merging::Ending;
-                    self.to_cancel.push(index);
+                (Merging::Draining { turns_left }, _) => {
+                    if turns_left == 0 || sys::queue_is_empty(slot.fd()) {
+                        slot.own.merging = Merging::Ending;
+                        self.to_cancel.push(index);
+                    } else {
+                        slot.own.merging = Merging::Draining { turns_left: turns_left - 1 };
+                    }
                 }
                 _ => {}
             }
@@ -422,10 +440,7 @@ impl Uring {
         self.turn_stamp = (self.turn_stamp + 1) & STAMP_MASK;
         for index in 0..total {
             let socket = self.turn.run(index).socket;
-            let message = &raw const self.turn.messages()[index].msg_hdr;
-            let entry = opcode::SendMsg::new(Fixed(socket.slot() as u32), message)
-                .flags(libc::MSG_DONTWAIT as u32)
-                .build()
+            let entry = send_entry(Fixed(socket.slot() as u32), &self.turn.messages()[index].msg_hdr)
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data(user_data(KIND_SEND, self.turn_stamp, index as u32));
             // SAFETY: the message was made by `build` in this turn; what it points to stays untouched until `recycle`,
@@ -461,6 +476,21 @@ impl Uring {
                 break;
             }
         }
+    }
+}
+
+/// The entry that sends a message: the plainer `send` where one vector and no control message are all there is.
+fn send_entry(file: Fixed, message: &libc::msghdr) -> squeue::Entry {
+    if message.msg_iovlen == 1 && message.msg_control.is_null() {
+        // SAFETY: `build` pointed the message to its vectors, of which there is one, alive until `recycle`.
+        let vector = unsafe { *message.msg_iov };
+        opcode::Send::new(file, vector.iov_base.cast(), vector.iov_len as u32)
+            .flags(libc::MSG_DONTWAIT)
+            .dest_addr(message.msg_name.cast())
+            .dest_addr_len(message.msg_namelen)
+            .build()
+    } else {
+        opcode::SendMsg::new(file, &raw const *message).flags(libc::MSG_DONTWAIT as u32).build()
     }
 }
 
@@ -541,18 +571,30 @@ impl Backend for Uring {
         } else if linger_us == 0 {
             self.enter(1, timeout, 0)?;
         } else if self.min_wait {
+            self.turn.counters.lingers += 1;
             self.enter(LINGER_COMPLETIONS, timeout, linger_us)?;
         } else {
             self.enter(1, timeout, 0)?;
             let there = self.ring.completion().len();
             if there > 0 && there < LINGER_COMPLETIONS as usize {
+                self.turn.counters.lingers += 1;
                 std::thread::sleep(Duration::from_micros(linger_us.into()));
                 self.enter(0, None, 0)?;
             }
         }
-        while self.turn.room() > 0 {
-            let Some(completion) = self.next_completion() else { break };
-            self.handle(completion);
+        for pass in 1..=PASSES_MAX {
+            let mut handled = 0;
+            while self.turn.room() > 0
+                && let Some(completion) = self.next_completion()
+            {
+                self.handle(completion);
+                handled += 1;
+            }
+            // The kernel stops a receive after 32 datagrams to be fair; a full portion says that there is more.
+            if handled < PORTION || self.turn.room() == 0 || pass == PASSES_MAX {
+                break;
+            }
+            self.enter(0, None, 0)?;
         }
         if self.turn.gro == Gro::Adaptive {
             self.reconsider();
@@ -649,6 +691,10 @@ impl Drop for Uring {
                 }
             }
         }
+        if ended {
+            // Closing the ring lets go of registered files only some time later; their ports are to be free at once.
+            let _ = self.ring.submitter().unregister_files();
+        }
         // SAFETY: each is dropped once, here, and not used afterwards. The ring goes first. The memory it was given goes
         // only when no receive that could write to it is left.
         unsafe {
@@ -659,5 +705,16 @@ impl Drop for Uring {
                 ManuallyDrop::drop(&mut self.big);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_keeps_its_parts_apart() {
+        let data = user_data(KIND_SEND, STAMP_MASK + 5, u32::MAX);
+        assert_eq!((data & KIND_MASK, stamp_of(data), data as u32), (KIND_SEND, 4, u32::MAX));
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn open_ring(sq_entries: u32, cq_entries: u32) -> io::Result<Opened> 
     for (code, what) in [
         (opcode::RecvMsgMulti::CODE, "recvmsg"),
         (opcode::SendMsg::CODE, "sendmsg"),
+        (opcode::Send::CODE, "send"),
         (opcode::PollAdd::CODE, "poll"),
         (opcode::AsyncCancel::CODE, "cancel"),
     ] {

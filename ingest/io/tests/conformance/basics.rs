@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bondgate_io::socket::{BindOptions, bind_udp};
-use bondgate_io::{Backend, Limits, Role};
+use bondgate_io::{Backend, Limits, Role, SocketId};
 use libtest_mimic::Failed;
 
 use crate::rig::{PATIENCE, Rig, Variant, ensure, ensure_eq, local, pattern, peer};
@@ -300,4 +300,80 @@ pub fn opened_here_used_there(variant: &Variant) -> Result<(), Failed> {
     });
     let got = thread.join().map_err(|_| "thread")??;
     ensure_eq(&got[..], b"across", "received by another thread than opened it")
+}
+
+/// A restarted process finds its port free at once.
+pub fn restart_binds_at_once(variant: &Variant) -> Result<(), Failed> {
+    let mut addr = local();
+    for round in 0..20_u64 {
+        let mut rig = Rig::new(variant)?;
+        let socket = UdpSocket::bind(addr).map_err(|e| format!("round {round}: {e}"))?;
+        addr = socket.local_addr()?;
+        rig.backend.add(socket, Role::Listener)?;
+        let client = peer()?;
+        client.send_to(&pattern(round, 50), addr)?;
+        let got = rig.turns(1, |_, _| {})?;
+        ensure_eq(&got[0].bytes, &pattern(round, 50), "received")?;
+    }
+    Ok(())
+}
+
+/// Sockets come and go at random among traffic; every datagram must belong to the socket it is reported for.
+pub fn random_life(variant: &Variant) -> Result<(), Failed> {
+    const SOCKETS: usize = 8;
+    let mut rig =
+        Rig::with(variant, Limits { sockets: SOCKETS, buffers: 64, gro_buffers: 16, ..Limits::default() })?;
+    let client = peer()?;
+    let mut alive: Vec<(SocketId, SocketAddr, u64)> = Vec::new();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let mut identity = 0_u64;
+    let (mut sent, mut got) = (0, 0);
+    for _ in 0..4000 {
+        match random(10) {
+            0 if alive.len() < SOCKETS => {
+                let added = if random(2) == 0 { rig.listener() } else { rig.connected(client.local_addr()?) };
+                // A slot may still be waiting for the end of its last receive.
+                if let Ok((id, addr)) = added {
+                    identity += 1;
+                    alive.push((id, addr, identity));
+                }
+            }
+            1 if alive.len() > 2 => {
+                let (id, addr, _) = alive.swap_remove(random(alive.len()));
+                client.send_to(&u64::MAX.to_be_bytes(), addr)?; // must not come out anywhere
+                rig.backend.remove(id);
+            }
+            2..=6 if !alive.is_empty() => {
+                for _ in 0..random(20) {
+                    let (_, addr, identity) = alive[random(alive.len())];
+                    client.send_to(&identity.to_be_bytes(), addr)?;
+                    sent += 1;
+                }
+            }
+            _ => {
+                let n = rig.backend.receive(Some(Duration::from_micros(100)))?;
+                for index in 0..n {
+                    let datagram = rig.backend.datagram(index);
+                    let identity = alive.iter().find(|(id, ..)| *id == datagram.socket).map(|(_, _, i)| *i);
+                    // A datagram that was received before its socket was removed belongs to nobody now.
+                    if let Some(identity) = identity {
+                        ensure_eq(
+                            datagram.bytes,
+                            &identity.to_be_bytes()[..],
+                            "delivered to its own socket",
+                        )?;
+                        got += 1;
+                    }
+                }
+                rig.backend.flush();
+            }
+        }
+    }
+    ensure(identity > 100 && got > sent / 2, &format!("{identity} sockets, {got} of {sent} datagrams"))
 }

@@ -24,6 +24,8 @@ const TESTS: &[(&str, Test)] = &[
     ("waker", basics::waker),
     ("timeout", basics::timeout),
     ("opened_here_used_there", basics::opened_here_used_there),
+    ("restart_binds_at_once", basics::restart_binds_at_once),
+    ("random_life", basics::random_life),
     ("many_sockets", limits::many_sockets),
     ("buffer_exhaustion", limits::buffer_exhaustion),
     ("kernel_drops_are_counted", limits::kernel_drops_are_counted),
@@ -33,6 +35,7 @@ const TESTS: &[(&str, Test)] = &[
     ("mixed_sizes_keep_their_order", transfer::mixed_sizes_keep_their_order),
     ("merged_receives_are_cut_apart", transfer::merged_receives_are_cut_apart),
     ("hundred_thousand_bit_exact", transfer::hundred_thousand_bit_exact),
+    ("lingers", transfer::lingers),
     ("full_send_queue", privileged::full_send_queue),
     ("segmentation_refused", privileged::segmentation_refused),
 ];
@@ -65,6 +68,8 @@ fn main() {
         let skip = choice == Choice::Uring && uring_missing.is_some();
         trials.push(trial.with_ignored_flag(skip));
     }
+    let emulated = Trial::test("uring::lingers_emulated", transfer::lingers_emulated);
+    trials.push(emulated.with_ignored_flag(uring_missing.is_some()));
     trials.push(Trial::test("choices_say_why", choices_say_why));
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bondgate_io::{Backend, Gro};
+use bondgate_io::{AnyBackend, Backend, Gro, Limits, Uring};
 use libtest_mimic::Failed;
 
 use crate::rig::{PATIENCE, Rig, Variant, ensure, ensure_eq, pattern, peer};
@@ -248,4 +248,45 @@ pub fn merging_adapts(variant: &Variant) -> Result<(), Failed> {
     plain.send_to(&pattern(1, 5000), addr)?;
     rig.idle(Duration::from_millis(10))?;
     ensure_eq(rig.backend.counters().rx_truncated, 1, "ordinary buffers again")
+}
+
+/// At a high rate the backend waits for more; nothing is lost by that, and timeouts hold.
+pub fn lingers(variant: &Variant) -> Result<(), Failed> {
+    lingers_on(&mut Rig::new(variant)?)
+}
+
+/// The same where the kernel cannot wait for several completions.
+pub fn lingers_emulated() -> Result<(), Failed> {
+    let backend = Uring::open(&Limits::default())?.without_min_wait();
+    lingers_on(&mut Rig { backend: AnyBackend::Uring(Box::new(backend)) })
+}
+
+fn lingers_on(rig: &mut Rig) -> Result<(), Failed> {
+    let (_, addr) = rig.listener()?;
+    let client = peer()?;
+    rig.idle(Duration::from_millis(20))?;
+    ensure_eq(rig.backend.counters().lingers, 0, "no lingering while idle")?;
+    let begun = Instant::now();
+    let mut sent = 0_u64;
+    while rig.backend.counters().lingers < 50 {
+        ensure(begun.elapsed() < PATIENCE, "the rate was meant to start the linger")?;
+        for _ in 0..20 {
+            client.send_to(&pattern(sent, 200), addr)?;
+            sent += 1;
+        }
+        let got = rig.turns(20, |_, _| {})?;
+        for (datagram, number) in got.iter().zip(sent - 20..) {
+            ensure(datagram.bytes == pattern(number, 200), "in order, each once")?;
+        }
+    }
+    // A single datagram is not kept waiting for company, and a timeout shorter than the linger is kept.
+    client.send_to(b"alone", addr)?;
+    let begun = Instant::now();
+    rig.turns(1, |_, _| {})?;
+    ensure(begun.elapsed() < PATIENCE / 2, "a single datagram comes, too")?;
+    for timeout in [Duration::from_micros(50), Duration::from_millis(3)] {
+        ensure_eq(rig.backend.receive(Some(timeout))?, 0, "nothing more")?;
+        rig.backend.flush();
+    }
+    Ok(())
 }
