@@ -300,12 +300,11 @@ impl World {
             self.violations.push(violation);
         }
         let mut report = self.report();
-        for (_, why) in self.ledger.missing() {
+        for (number, why) in self.ledger.missing() {
             *report.missing.entry(why).or_default() += 1;
-        }
-        if let Some((number, _)) = self.ledger.missing().find(|(_, why)| *why == ledger::Missing::Unexplained)
-        {
-            report.violations.push(format!("unexplained: {}", self.ledger.describe(number, self.start)));
+            if report.missing_details.len() < 5 {
+                report.missing_details.push(format!("{why:?}: {}", self.ledger.describe(number, self.start)));
+            }
         }
         report
     }
@@ -370,6 +369,7 @@ impl World {
             accepted: self.ledger.accepted_count(),
             delivered: self.ledger.delivered_count(),
             missing: BTreeMap::new(),
+            missing_details: Vec::new(),
             violations,
             first_video: self.ledger.first_delivery().map(|at| at - self.start),
             longest_gap: self.ledger.longest_gap(),

@@ -18,6 +18,8 @@ pub struct Report {
     pub delivered: usize,
     /// Accepted payloads that never arrived, by explanation.
     pub missing: BTreeMap<Missing, usize>,
+    /// The fate of the first few missing payloads.
+    pub missing_details: Vec<String>,
     /// What broke a promise, in words. Empty in a good world.
     pub violations: Vec<String>,
     /// From the start of the world to the first payload at the sink.
