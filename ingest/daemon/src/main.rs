@@ -1,2 +1,5 @@
 //! The bondgate binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    bondgate::cli::main()
+}

@@ -8,8 +8,10 @@
     reason = "helpers of tests; the child reports to its parent"
 )]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bondgate::control::notify::Notify;
@@ -102,4 +104,62 @@ fn no_watchdog_is_fed_unless_asked_for() {
 #[test]
 fn without_a_service_manager_nothing_happens() {
     assert!(child("child_notifies").status().unwrap().success());
+}
+
+/// Sends a signal with the shell's own `kill`.
+fn signal(process: &Child, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", process.id())]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Ends with its test, whatever happens.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn http_status(addr: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn run_is_ready_when_it_says_so_and_stops_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bondgate"));
+    command.args(["run", "--log-format", "human"]);
+    for set in ["srtla.listen=127.0.0.1:0", "srt.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"] {
+        command.args(["--set", set]);
+    }
+    command.current_dir(directory.path()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "5000000");
+    let mut server = Server(command.stderr(Stdio::piped()).spawn().unwrap());
+
+    let mut buffer = [0; 512];
+    let mut heard = || {
+        let len = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    assert!(heard().starts_with("READY=1\n"));
+    let mut log = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let line = log.by_ref().find(|line| line.contains("metrics and health: http://")).unwrap();
+    let admin = line.split("http://").nth(1).unwrap().trim_end_matches('/');
+    for path in ["/readyz", "/livez", "/metrics"] {
+        assert_eq!(http_status(admin, path), "200", "{path}");
+    }
+    assert_eq!(heard().trim(), "WATCHDOG=1");
+    signal(&server.0, "TERM");
+    let last = std::iter::repeat_with(heard).find(|states| states.trim() != "WATCHDOG=1");
+    assert!(last.unwrap().starts_with("STOPPING=1\n"));
+    assert_eq!(server.0.wait().unwrap().code(), Some(0));
+    assert!(log.any(|line| line.contains("stopping")));
 }
