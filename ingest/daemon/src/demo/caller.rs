@@ -186,7 +186,7 @@ impl Talk {
             self.transmit(now);
             if now >= publish_at {
                 publish_at = now + LOOK_EVERY;
-                if let Some(stats) = self.conn.and_then(|conn| self.endpoint.stats(now, conn)) {
+                if let Some(stats) = self.conn.and_then(|conn| self.endpoint.stats(conn)) {
                     self.shared.line().stats = stats;
                 }
             }

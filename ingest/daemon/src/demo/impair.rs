@@ -2,8 +2,8 @@
 //! [`LinkModel`] says, in both directions, on ordinary loopback sockets.
 //!
 //! A link is told by the source address the sender binds to (127.0.0.2, 127.0.0.3, ...). Like a carrier's NAT, the
-//! relay gives each source port of a link a port of its own towards the receiver; only the newest one of a link is
-//! kept. Promises: nothing is lost, delayed or doubled except by the model; one thread, ended by dropping.
+//! relay gives each source port of a link a port of its own towards the receiver; all of a link's ports share its road,
+//! and only the newest few are kept. Promises: nothing is lost, delayed or doubled except by the model; one thread, ended by dropping.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,6 +20,9 @@ use bondgate_sim::link::{LinkConfig, LinkCounters, LinkModel};
 
 /// Longest wait between two looks at the flags.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Source ports of one link that are served at a time.
+const CLIENTS_MAX: usize = 8;
 
 /// One impaired link.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ impl Roads {
                 source: road.source.into(),
                 uplink: LinkModel::new(road.uplink.clone(), seed.wrapping_add(2 * n)),
                 downlink: LinkModel::new(road.downlink.clone(), seed.wrapping_add(2 * n + 1)),
-                client: None,
+                clients: Vec::with_capacity(CLIENTS_MAX),
             })
             .collect();
         let mut relay = Relay {
@@ -125,7 +128,7 @@ fn bind() -> io::Result<UdpSocket> {
     bind_udp((Ipv4Addr::LOCALHOST, 0).into(), &BindOptions::default())
 }
 
-/// The newest source port of a link and the socket that stands for it before the receiver.
+/// A source port of a link and the socket that stands for it before the receiver.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     addr: SocketAddr,
@@ -136,7 +139,8 @@ struct Link {
     source: IpAddr,
     uplink: LinkModel,
     downlink: LinkModel,
-    client: Option<Client>,
+    /// Oldest first.
+    clients: Vec<Client>,
 }
 
 /// A datagram on its way, ordered by arrival and then by entry.
@@ -206,9 +210,12 @@ impl Relay {
             if from != self.receiver {
                 return;
             }
-            let link = self.links.iter_mut().find(|l| l.client.is_some_and(|c| c.upstream == socket));
-            let Some(Link { downlink, client: Some(client), .. }) = link else { return };
-            (downlink.submit(now, bytes.len()), self.front, client.addr)
+            let home = self.links.iter_mut().find_map(|link| {
+                let client = link.clients.iter().find(|client| client.upstream == socket)?;
+                Some((&mut link.downlink, client.addr))
+            });
+            let Some((downlink, client)) = home else { return };
+            (downlink.submit(now, bytes.len()), self.front, client)
         };
         for at in arrivals {
             self.submitted += 1;
@@ -219,16 +226,16 @@ impl Relay {
 
     /// The socket that stands for this source port of a link; a new one when the port is new.
     fn upstream(&mut self, at: usize, from: SocketAddr) -> Option<SocketId> {
-        let old = self.links[at].client;
-        if let Some(client) = old.filter(|client| client.addr == from) {
+        let clients = &mut self.links[at].clients;
+        if let Some(client) = clients.iter().find(|client| client.addr == from) {
             return Some(client.upstream);
         }
         // Without a socket the datagram is lost; the next one tries again.
         let upstream = bind().and_then(|socket| self.backend.add(socket, Role::Unconnected)).ok()?;
-        self.links[at].client = Some(Client { addr: from, upstream });
-        if let Some(old) = old {
-            self.backend.remove(old.upstream);
+        if clients.len() == CLIENTS_MAX {
+            self.backend.remove(clients.remove(0).upstream);
         }
+        clients.push(Client { addr: from, upstream });
         Some(upstream)
     }
 }
@@ -321,7 +328,15 @@ mod tests {
         assert_ne!(old_addr, new_addr);
         receiver.send_to(b"to the old port", old_addr).unwrap();
         receiver.send_to(b"to the new port", new_addr).unwrap();
+        assert_eq!(receive(&old).0, b"to the old port");
         assert_eq!(receive(&new).0, b"to the new port");
+        for _ in 0..CLIENTS_MAX {
+            socket(source(0)).send_to(b"another", roads.addr()).unwrap();
+            assert_ne!(receive(&receiver).1, new_addr);
+        }
+        receiver.send_to(b"forgotten", new_addr).unwrap();
+        new.set_read_timeout(Some(50 * MS)).unwrap();
+        assert!(new.recv(&mut [0; 100]).is_err());
     }
 
     #[test]

@@ -79,9 +79,15 @@ pub struct Ledger {
     added_delay_us: Histogram<u64>,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Ledger {
-    /// An empty book. `configured_delay` is the sum of the latencies agreed on along the way.
-    pub fn new(configured_delay: Duration) -> Self {
+    /// An empty book, with no delay configured.
+    pub fn new() -> Self {
         let added_delay_us = Histogram::new_with_bounds(1, DELAY_US_MAX, 3)
             .unwrap_or_else(|_| unreachable!("the bounds are constants that the histogram allows"));
         Self {
@@ -91,9 +97,14 @@ impl Ledger {
             account: Account::default(),
             last_arrival: None,
             gap_since_mark: Duration::ZERO,
-            configured_delay,
+            configured_delay: Duration::ZERO,
             added_delay_us,
         }
+    }
+
+    /// Sets the sum of the latencies agreed on along the way; the delay beyond it is what the path added.
+    pub fn set_configured_delay(&mut self, delay: Duration) {
+        self.configured_delay = delay;
     }
 
     /// The encoder hands over a payload.
@@ -170,9 +181,9 @@ impl Ledger {
         self.account
     }
 
-    /// Payloads handed over and neither seen nor overtaken yet.
-    pub fn outstanding_payloads(&self) -> usize {
-        self.outstanding.len()
+    /// Payloads that a later one has overtaken: lost, or at least out of order.
+    pub fn overtaken_payloads(&self) -> u64 {
+        self.skipped.len() as u64
     }
 
     /// Delay the path added to the configured latencies, at a quantile from 0 to 1; `None` before the first arrival.
@@ -189,6 +200,12 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const LATENCY: Duration = Duration::from_millis(500);
 
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new();
+        ledger.set_configured_delay(LATENCY);
+        ledger
+    }
+
     fn payload(n: u32) -> Bytes {
         let mut bytes = vec![0x47; 1316];
         bytes[4..8].copy_from_slice(&n.to_be_bytes());
@@ -198,7 +215,7 @@ mod tests {
     /// Hands over 0..count and lets `arrivals` arrive, each 520 ms after its turn.
     fn book(count: u32, arrivals: impl IntoIterator<Item = Bytes>) -> Ledger {
         let start = Instant::now();
-        let mut ledger = Ledger::new(LATENCY);
+        let mut ledger = ledger();
         for n in 0..count {
             ledger.hand_over(start + MS * n, payload(n));
         }
@@ -236,6 +253,7 @@ mod tests {
             (0, 0, 0)
         );
         assert!(!account.is_perfect() && !ledger.is_settled());
+        assert_eq!(ledger.overtaken_payloads(), 3);
     }
 
     #[test]
@@ -294,7 +312,7 @@ mod tests {
     #[test]
     fn gaps_are_measured_from_the_mark() {
         let start = Instant::now();
-        let mut ledger = Ledger::new(LATENCY);
+        let mut ledger = ledger();
         let arrive = |ledger: &mut Ledger, n: u32, at: Instant| {
             ledger.hand_over(at, payload(n));
             ledger.arrive(at, &payload(n));
@@ -311,12 +329,12 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_what_is_forgotten_is_missing() {
         let start = Instant::now();
-        let mut ledger = Ledger::new(LATENCY);
+        let mut ledger = ledger();
         let count = OUTSTANDING_MAX as u32 + 10;
         for n in 0..count {
             ledger.hand_over(start, payload(n));
         }
-        assert_eq!(ledger.outstanding_payloads(), OUTSTANDING_MAX);
+        assert_eq!(ledger.outstanding.len(), OUTSTANDING_MAX);
         for n in 10..count {
             ledger.arrive(start, &payload(n));
         }
