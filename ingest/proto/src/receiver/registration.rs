@@ -198,7 +198,7 @@ impl Receiver {
             && let Some(slot) = self.links.reg3.pop_due(now)
         {
             let Some(link) = self.links.get_mut(slot) else { continue };
-            if link.talked_at.is_some() || link.reg3_repeats >= self.config.reg3_repeats_max {
+            if link.reg3_repeats >= self.config.reg3_repeats_max {
                 continue;
             }
             link.reg3_repeats += 1;

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use bondgate_proto::GroupKey;
-use bondgate_proto::receiver::{DropReason, Notice, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{Command, DropReason, Notice, ReceiverConfig, Verdict};
 
 fn streaming(rig: &mut Rig) -> GroupKey {
     let group = rig.register(&half(1), &[link(0), link(1)]);
@@ -122,8 +122,22 @@ fn an_ambiguous_socket_id_is_not_followed() {
     rig.feed(link(9), &data(1000, 22));
     assert_eq!(rig.up(link(30), &data(1100, 22)).0, Verdict::Drop(DropReason::NotMember));
     // When one of the two is gone, the other is unique again.
-    rig.receiver.handle_command(rig.now, bondgate_proto::receiver::Command::CloseGroup(other), &mut rig.out);
+    rig.receiver.handle_command(rig.now, Command::CloseGroup(other), &mut rig.out);
     assert!(matches!(rig.up(link(30), &data(1100, 22)).0, Verdict::Forward(_)));
+}
+
+#[test]
+fn groups_that_closed_leave_no_socket_id_behind() {
+    let config = ReceiverConfig { groups_max: 2, ..ReceiverConfig::default() };
+    let mut rig = Rig::with(config);
+    for _ in 0..10 {
+        let group = streaming(&mut rig);
+        rig.receiver.handle_command(rig.now, Command::CloseGroup(group), &mut rig.out);
+        rig.take();
+        assert_eq!(rig.up(link(30), &data(1100, 22)).0, Verdict::Drop(DropReason::NotMember));
+    }
+    let group = streaming(&mut rig);
+    assert_eq!(rig.up(link(30), &data(1100, 22)).0, Verdict::Forward(group));
 }
 
 #[test]
