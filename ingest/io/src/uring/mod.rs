@@ -31,8 +31,8 @@ use crate::turn::{BufferRef, Receipt, Turn};
 use crate::{Backend, Datagram, Gro, IoCounters, Limits, Role, SocketId, Waker};
 use bufring::BufRing;
 
-/// Submission entries; more are submitted in several calls.
-const SQ_ENTRIES_MAX: usize = 4096;
+/// Submission entries; more are submitted in several calls. (Ring memory counts against the user's lockable memory.)
+const SQ_ENTRIES_MAX: usize = 256;
 /// Completions worth lingering for.
 const LINGER_COMPLETIONS: u32 = 64;
 /// Completions that make another look worthwhile, and how many looks there are in a turn.
@@ -42,6 +42,8 @@ const PASSES_MAX: usize = 4;
 const NAME_ROOM: usize = 32;
 const CONTROL_AT: usize = 16 + NAME_ROOM;
 const PAYLOAD_AT: usize = CONTROL_AT + RX_CONTROL_LEN;
+/// How long `open` waits for lockable memory.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long `drop` waits for the kernel to end all receives.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -148,8 +150,22 @@ impl Uring {
     /// must be the one that goes on using (and drops) it.
     ///
     /// # Errors
-    /// `Unsupported` with the reason if the kernel lacks or forbids something; otherwise what the kernel says.
+    /// `Unsupported` with the reason if the kernel lacks or forbids something, `OutOfMemory` if the rings do not fit into
+    /// the user's lockable memory; otherwise what the kernel says.
     pub fn open(limits: &Limits) -> io::Result<Uring> {
+        let begun = Instant::now();
+        loop {
+            match Uring::try_open(limits) {
+                // Rings that were just closed (a restart) give their memory back only a little later.
+                Err(e) if e.kind() == io::ErrorKind::OutOfMemory && begun.elapsed() < OPEN_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_open(limits: &Limits) -> io::Result<Uring> {
         let turn = Turn::new(limits)?;
         let sockets = limits.sockets.clamp(1, 1 << 20);
         sys::raise_file_limit(sockets + 64);
@@ -163,14 +179,13 @@ impl Uring {
             let hint = if e.raw_os_error() == Some(libc::EMFILE) { " (raise LimitNOFILE)" } else { "" };
             io::Error::new(e.kind(), format!("registering {sockets} files: {e}{hint}"))
         })?;
-        let too_old = |e: io::Error| probe::unsupported(&format!("registering a buffer ring failed: {e}"));
-        let small = BufRing::register(&submitter, 0, &turn.small).map_err(too_old)?;
+        let small = BufRing::register(&submitter, 0, &turn.small).map_err(|e| probe::explain_buffers(&e))?;
         let big = turn
             .big
             .as_ref()
             .map(|pool| BufRing::register(&submitter, 1, pool))
             .transpose()
-            .map_err(too_old)?;
+            .map_err(|e| probe::explain_buffers(&e))?;
         let mut shape = Box::new(sys::empty_message().msg_hdr);
         shape.msg_namelen = NAME_ROOM as u32;
         shape.msg_controllen = RX_CONTROL_LEN as _;

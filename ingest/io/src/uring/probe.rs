@@ -54,6 +54,19 @@ pub(super) fn open_ring(sq_entries: u32, cq_entries: u32) -> io::Result<Opened> 
     Ok(Opened { ring, min_wait, no_iowait })
 }
 
+/// Why a buffer ring could not be registered, for people.
+pub(super) fn explain_buffers(e: &io::Error) -> io::Error {
+    match e.raw_os_error() {
+        Some(libc::ENOMEM) => out_of_memory(),
+        _ => unsupported(&format!("registering a buffer ring failed: {e}")),
+    }
+}
+
+fn out_of_memory() -> io::Error {
+    let text = "not enough lockable memory for its rings; raise LimitMEMLOCK (ulimit -l)";
+    io::Error::new(io::ErrorKind::OutOfMemory, text)
+}
+
 pub(super) fn unsupported(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
 }

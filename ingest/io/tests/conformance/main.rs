@@ -71,6 +71,8 @@ fn main() {
     let emulated = Trial::test("uring::lingers_emulated", transfer::lingers_emulated);
     trials.push(emulated.with_ignored_flag(uring_missing.is_some()));
     trials.push(Trial::test("choices_say_why", choices_say_why));
+    let name = "falls_back_where_io_uring_is_forbidden";
+    trials.push(Trial::test(name, privileged::falls_back_where_io_uring_is_forbidden));
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -1,4 +1,4 @@
-//! What loopback never does: a send queue that is full, a route that cannot carry segments. Each test enters a network
+//! What an ordinary host and loopback never do: forbid `io_uring`, fill a send queue, refuse segments. The last two enter a network
 //! namespace of its own with a veth pair that leads nowhere, so it needs root, `ip` and `tc`; without them it is skipped.
 
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bondgate_io::socket::{BindOptions, connect_udp};
-use bondgate_io::{Backend, Limits, Role};
+use bondgate_io::{Backend, Choice, Limits, Role};
 use libtest_mimic::Failed;
 
 use crate::rig::{Rig, Variant, ensure, ensure_eq, pattern};
@@ -111,4 +111,42 @@ pub fn segmentation_refused(variant: &Variant) -> Result<(), Failed> {
         ensure_eq((counters.tx_gso_messages, counters.tx_gso_datagrams), (0, 0), "none segmented")?;
         ensure_eq(counters.tx_errors + counters.tx_would_block, 0, "none lost")
     })
+}
+
+/// Where a sandbox forbids `io_uring`, `Auto` falls back and says so, and asking for `uring` is refused with the reason.
+pub fn falls_back_where_io_uring_is_forbidden() -> Result<(), Failed> {
+    for (errno, word) in [(libc::EPERM, "forbids"), (libc::ENOSYS, "no io_uring"), (libc::EINVAL, "6.1")] {
+        let thread = std::thread::spawn(move || -> Result<(), Failed> {
+            forbid_io_uring(errno)?;
+            let (backend, reason) = bondgate_io::open(Choice::Auto, &Limits::default())?;
+            ensure_eq(backend.name(), "mmsg", "fell back")?;
+            ensure(reason.starts_with("mmsg: uring is not available") && reason.contains(word), &reason)?;
+            let Err(error) = bondgate_io::open(Choice::Uring, &Limits::default()) else {
+                return Err("uring was opened all the same".into());
+            };
+            ensure_eq(error.kind(), std::io::ErrorKind::Unsupported, "refused")
+        });
+        thread.join().map_err(|_| "the test panicked")??;
+    }
+    Ok(())
+}
+
+/// Lets `io_uring_setup` fail with `errno` on this thread from now on (a seccomp filter, which needs no privilege).
+fn forbid_io_uring(errno: i32) -> Result<(), Failed> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number of the system call
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: both affect only this thread; the kernel copies the program, which is alive, before it returns.
+    let result = unsafe {
+        match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
+            0 => libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program),
+            failed => failed,
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
