@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use bondgate_proto::GroupKey;
-use bondgate_proto::receiver::{Command, DropReason, Notice, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{Actions, Command, DropReason, Notice, ReceiverConfig, Verdict};
 
 fn streaming(rig: &mut Rig) -> GroupKey {
     let group = rig.register(&half(1), &[link(0), link(1)]);
@@ -28,6 +28,10 @@ fn data_from_a_new_address_is_followed_at_once() {
     assert!(replies(&did).is_empty(), "no registration packet was asked for");
     assert!(matches!(rig.up(link(30), &keepalive(10)).0, Verdict::ToLink(_)), "now it is a member");
     assert_eq!(rig.receiver.counters().links_roamed, 1);
+    // Without room to tell about it nothing is adopted.
+    let verdict =
+        rig.receiver.handle_uplink(rig.now, link(31), &data(1101, 22), &mut Actions::with_capacity(0, 0));
+    assert_eq!(verdict, Verdict::Drop(DropReason::NotMember));
 }
 
 #[test]
