@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, OutputMode};
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
-use crate::control::{self, ServiceState};
+use crate::control::{self, ServiceState, health};
 use crate::exit::Failure;
 use crate::service::Service;
 use crate::shard::notice::Notices;
@@ -29,7 +29,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
 
-    tracing::info!("{}", service.backend());
+    tracing::info!("backend {}", service.backend());
     match (config.output.mode, service.srt_addr()) {
         (OutputMode::Relay, Some(srt)) => {
             tracing::info!(srtla = %service.srtla_addr(), srt = %srt, "ready: relay");
@@ -44,7 +44,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     state.ready.store(true, Ordering::Release);
     notify.ready("serving");
 
-    let mut tick_at = Instant::now();
+    let started = Instant::now();
+    let mut tick_at = started;
     let mut failed = false;
     while !signals.stop_requested() {
         std::thread::sleep(LOOK_EVERY);
@@ -52,7 +53,10 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         if Instant::now() >= tick_at {
             tick_at = Instant::now() + TICK_EVERY;
             service.tick();
-            notify.watchdog();
+            // A shard that hangs must be noticed by the service manager too.
+            if health::alive(service.slots(), started, Instant::now()).is_ok() {
+                notify.watchdog();
+            }
         }
         if service.failed() {
             failed = true;

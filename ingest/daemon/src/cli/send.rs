@@ -37,7 +37,7 @@ fn bond(args: &SendArgs) -> anyhow::Result<()> {
     let limits = Limits { sockets: 256, ..Limits::default() };
     let (backend, reason) = open(backend_choice(args.backend), &limits)
         .context("no packet backend works here; try --backend mmsg")?;
-    tracing::info!("{reason}");
+    tracing::info!("backend {reason}");
     let scheduler = match args.scheduler {
         SchedulerChoice::Adaptive => Scheduler::Adaptive,
         SchedulerChoice::Stock => Scheduler::Stock,
