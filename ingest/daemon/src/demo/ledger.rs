@@ -176,6 +176,11 @@ impl Ledger {
         self.outstanding.is_empty() && self.skipped.is_empty()
     }
 
+    /// Payloads handed over and neither seen nor overtaken yet.
+    pub fn outstanding_payloads(&self) -> u64 {
+        self.outstanding.len() as u64
+    }
+
     /// The counts so far; what is on its way counts as missing.
     pub fn account(&self) -> Account {
         self.account

@@ -45,7 +45,7 @@ const STREAM: &str = "demo";
 /// Name offered for the user's own encoder with `--keep`.
 const OWN_STREAM: &str = "mine";
 /// Latency of the bonded leg: room for three retransmissions over the slowest link.
-const PUBLISH_LATENCY: Duration = Duration::from_millis(1000);
+const PUBLISH_LATENCY: Duration = Duration::from_secs(1);
 /// Latency of the leg from the receiver to the viewer, which is a plain loopback.
 const PLAY_LATENCY: Duration = Duration::from_millis(120);
 /// How long the chain may take to stand.
@@ -307,8 +307,9 @@ impl Chain {
             *why = format!("{why} ({complaint})");
         }
         let length = self.started.elapsed();
+        let interrupted = stop.load(Ordering::Relaxed);
         self.drain(stop, screen);
-        self.verdict(length, cut_short, outage)
+        self.verdict(length, cut_short, outage, interrupted || stop.load(Ordering::Relaxed))
     }
 
     /// SRTLA-acknowledged packets and share of the link that dies.
@@ -394,12 +395,19 @@ impl Chain {
         }
     }
 
-    fn verdict(&self, length: Duration, cut_short: Option<String>, outage: Option<Outage>) -> Verdict {
+    fn verdict(
+        &self,
+        length: Duration,
+        cut_short: Option<String>,
+        outage: Option<Outage>,
+        interrupted: bool,
+    ) -> Verdict {
         let stream = self.stream();
         let ledger = lock(&self.ledger);
         let delays = [0.5, 0.99, 1.0].map(|quantile| ledger.added_delay(quantile));
         Verdict {
             account: ledger.account(),
+            under_way: if interrupted { ledger.outstanding_payloads() } else { 0 },
             encoder: self.source.describe(),
             length,
             cut_short,
@@ -433,7 +441,7 @@ impl Chain {
             "\nStill running; Ctrl-C ends it.\n\
              watch     ffplay -fflags nobuffer \"{play}\"\n\
              \x20         OBS: Media Source, not a local file, input {play}, input format mpegts\n\
-             \x20         VLC: Open Network Stream, {play}\n\
+             \x20         VLC 3.0.17 or later: Open Network Stream, {play}\n\
              publish   OBS: Settings, Stream, Custom, server {publish}\n\
              \x20         ffmpeg -re -i FILE -c copy -f mpegts \"{publish}\"\n\
              \x20         goes over the same three links; watch it at {own_play}",
@@ -467,7 +475,8 @@ fn config(backend: BackendChoice) -> Config {
     config.runtime.backend = backend;
     config.srtla.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.srt.listen = (Ipv4Addr::LOCALHOST, 0).into();
-    config.srt.latency_ms = PUBLISH_LATENCY.as_millis() as u64;
+    // The least granted, both ways; the encoder asks for more.
+    config.srt.latency_ms = PLAY_LATENCY.as_millis() as u64;
     config.output.mode = OutputMode::Relay;
     config.admin.listen = None;
     config

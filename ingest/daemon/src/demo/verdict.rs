@@ -13,6 +13,8 @@ use super::table::{ms, per_hundred, rate};
 pub struct Verdict {
     /// The ledger's counts, after everything had time to arrive.
     pub account: Account,
+    /// Payloads that were on their way when the run was interrupted; 0 if everything had its time to arrive.
+    pub under_way: u64,
     /// What the encoder was.
     pub encoder: &'static str,
     /// From the first to the last payload handed over.
@@ -73,15 +75,19 @@ impl fmt::Display for Verdict {
         if a.is_perfect() {
             writeln!(f, "out        all of them: once, in order, bit-exact")?;
         } else {
-            writeln!(
+            write!(
                 f,
                 "out        {} payloads; {} missing, {} doubled, {} out of order, {} damaged",
                 a.delivered_payloads,
-                a.missing_payloads(),
+                a.missing_payloads().saturating_sub(self.under_way),
                 a.duplicated_payloads,
                 a.reordered_payloads,
                 a.corrupt_payloads
             )?;
+            if self.under_way > 0 {
+                write!(f, ", {} still on their way", self.under_way)?;
+            }
+            writeln!(f)?;
         }
         let sum = |count: fn(&LinkCounters) -> u64| self.uplinks.iter().map(count).sum::<u64>();
         let lost = sum(|c| c.lost) + sum(|c| c.tail_dropped);
@@ -145,6 +151,7 @@ mod tests {
                 gap_max: 50 * MS,
                 ..Account::default()
             },
+            under_way: 0,
             encoder: "built-in",
             length: 4000 * MS,
             cut_short: None,
@@ -180,6 +187,19 @@ mod tests {
              latency    added p50 12 ms, p99 30 ms, max 44 ms, on top of the 1120 ms configured; longest gap 50 ms\n\
              verdict    PASS"
         );
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_called_missing() {
+        let mut verdict = verdict();
+        verdict.account.delivered_payloads -= 7;
+        (verdict.under_way, verdict.cut_short) = (5, Some("interrupted".to_owned()));
+        let text = verdict.to_string();
+        assert!(
+            text.contains("993 payloads; 2 missing, 0 doubled, 0 out of order, 0 damaged, 5 still on"),
+            "{text}"
+        );
+        assert!(!verdict.is_pass());
     }
 
     #[test]
