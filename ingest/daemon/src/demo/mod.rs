@@ -87,12 +87,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> anyhow::Result<Verdict> {
     let roads = roads();
     let mut screen = Screen::new(options.plain, roads.len(), options.length);
     let mut chain = Chain::start(options, &roads, stop)?;
-    screen.event(&format!(
-        "{} over 3 bad links into {}; viewer on {}",
-        chain.source.describe(),
-        chain.service.backend(),
-        chain.play_url()
-    ));
+    screen.event(&format!("encoder    {}", chain.source.describe()));
+    screen.event(&format!("receiver   {}", chain.service.backend()));
+    screen.event(&format!("watch it   {}\n", chain.play_url()));
     chain.start_encoder(stop, &mut screen)?;
     let verdict = chain.measure(options.length, stop, &mut screen);
     screen.finish();
@@ -262,7 +259,7 @@ impl Chain {
         let mut outage: Option<Outage> = None;
         let mut acked_before = 0;
         let mut cut_short = None;
-        loop {
+        let figures = loop {
             std::thread::sleep(TICK);
             let elapsed = self.started.elapsed();
             match &mut outage {
@@ -292,23 +289,24 @@ impl Chain {
                 }
                 _ => {}
             }
-            screen.show(&self.figures(elapsed));
+            let figures = self.figures(elapsed);
+            screen.show(&figures);
             if stop.load(Ordering::Relaxed) {
                 cut_short = Some(format!("interrupted after {:.1} s", elapsed.as_secs_f64()));
             } else if let Some(trouble) = self.trouble() {
                 cut_short = Some(format!("{trouble} after {:.1} s", elapsed.as_secs_f64()));
             }
             if cut_short.is_some() || elapsed >= length {
-                break;
+                break figures;
             }
-        }
+        };
         let complaint = self.encoder.take().and_then(|mut encoder| encoder.stop());
         if let (Some(why), Some(complaint)) = (&mut cut_short, complaint) {
             *why = format!("{why} ({complaint})");
         }
         let length = self.started.elapsed();
         let interrupted = stop.load(Ordering::Relaxed);
-        self.drain(stop, screen);
+        self.drain(figures, stop, screen);
         self.verdict(length, cut_short, outage, interrupted || stop.load(Ordering::Relaxed))
     }
 
@@ -339,17 +337,20 @@ impl Chain {
             .or_else(|| ended(&self.viewer, "the viewer's connection broke"))
     }
 
-    /// Waits until everything handed over has arrived or can no longer arrive.
-    fn drain(&mut self, stop: &AtomicBool, screen: &mut Screen) {
-        let elapsed = self.started.elapsed();
+    /// Waits until everything handed over has arrived or can no longer arrive. Only the payload counts of the screen
+    /// still move, so that its rates remain those of the stream.
+    fn drain(&mut self, mut figures: Figures, stop: &AtomicBool, screen: &mut Screen) {
         let settled = wait_for(self.configured_delay + DRAIN_MARGIN, stop, || {
-            screen.show(&self.figures(elapsed));
-            lock(&self.ledger).is_settled().then_some(())
+            let ledger = lock(&self.ledger);
+            figures.count(&ledger);
+            screen.show(&figures);
+            ledger.is_settled().then_some(())
         });
         if settled.is_some() {
             std::thread::sleep(LATE_COPIES_WITHIN);
         }
-        screen.show(&self.figures(elapsed));
+        figures.count(&lock(&self.ledger));
+        screen.show(&figures);
     }
 
     fn stream(&self) -> Option<StreamStats> {
@@ -367,6 +368,7 @@ impl Chain {
                 |stats| LinkFigures {
                     road: road.clone(),
                     state: state_word(stats.state).to_owned(),
+                    is_live: stats.state == LinkState::Live,
                     rate_bps: stats.rate_bps as u64,
                     rtt: stats.rtt,
                     loss: stats.loss.into(),
@@ -378,21 +380,9 @@ impl Chain {
         let received_bytes = self.stream().map_or(0, |stream| stream.rx_bytes);
         let group_rate_bps = self.arrived.rate_bps(Instant::now(), received_bytes);
         let retransmitted = self.publisher.line().stats.retransmitted;
-        let ledger = lock(&self.ledger);
-        let account = ledger.account();
-        Figures {
-            elapsed,
-            links,
-            group_rate_bps,
-            handed_over_payloads: account.handed_over_payloads,
-            delivered_payloads: account.delivered_payloads,
-            faulty_payloads: ledger.overtaken_payloads()
-                + account.reordered_payloads
-                + account.duplicated_payloads
-                + account.corrupt_payloads,
-            retransmitted,
-            added_delay: ledger.added_delay(0.5).zip(ledger.added_delay(0.99)),
-        }
+        let mut figures = Figures { elapsed, links, group_rate_bps, retransmitted, ..Figures::default() };
+        figures.count(&lock(&self.ledger));
+        figures
     }
 
     fn verdict(
@@ -507,6 +497,20 @@ fn wait_for<T>(limit: Duration, stop: &AtomicBool, mut ask: impl FnMut() -> Opti
             return answer;
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Figures {
+    /// Takes the payload counts and delays from the ledger.
+    fn count(&mut self, ledger: &Ledger) {
+        let account = ledger.account();
+        self.handed_over_payloads = account.handed_over_payloads;
+        self.delivered_payloads = account.delivered_payloads;
+        self.faulty_payloads = ledger.overtaken_payloads()
+            + account.reordered_payloads
+            + account.duplicated_payloads
+            + account.corrupt_payloads;
+        self.added_delay = ledger.added_delay(0.5).zip(ledger.added_delay(0.99));
     }
 }
 

@@ -16,6 +16,8 @@ pub struct LinkFigures {
     pub road: String,
     /// State in one word.
     pub state: String,
+    /// Carries data.
+    pub is_live: bool,
     /// Datagram bytes sent, per second, in bits.
     pub rate_bps: u64,
     /// Measured round trip.
@@ -39,7 +41,7 @@ pub struct Figures {
     pub handed_over_payloads: u64,
     /// Since the start.
     pub delivered_payloads: u64,
-    /// Payloads that are late beyond the configured latency, doubled, displaced or damaged so far.
+    /// Payloads that were overtaken, displaced, doubled or damaged so far.
     pub faulty_payloads: u64,
     /// SRT retransmissions since the start.
     pub retransmitted: u64,
@@ -63,6 +65,8 @@ pub enum Screen {
 #[derive(Debug)]
 pub struct Live {
     all: MultiProgress,
+    /// Only held: a bar that is dropped disappears.
+    head: ProgressBar,
     links: Vec<ProgressBar>,
     group: ProgressBar,
     progress: ProgressBar,
@@ -89,7 +93,7 @@ impl Screen {
         let progress = line("{bar:32.green/dim} {msg}");
         head.set_message(HEAD);
         head.tick();
-        Self::Live(Box::new(Live { all, links, group, progress, total }))
+        Self::Live(Box::new(Live { all, head, links, group, progress, total }))
     }
 
     /// Something happened.
@@ -106,6 +110,7 @@ impl Screen {
         match self {
             Self::Live(live) => {
                 for (number, (bar, link)) in (1..).zip(live.links.iter().zip(&figures.links)) {
+                    bar.set_style(style(if link.is_live { LINE } else { LINE_IN_TROUBLE }));
                     bar.set_message(link_row(number, link));
                 }
                 live.group.set_message(group_row(figures));
@@ -125,11 +130,18 @@ impl Screen {
     /// Leaves the table as it is; what follows is written below it.
     pub fn finish(&mut self) {
         if let Self::Live(live) = self {
-            for bar in live.links.iter().chain([&live.group, &live.progress]) {
+            for bar in live.links.iter().chain([&live.head, &live.group, &live.progress]) {
                 bar.abandon();
             }
         }
     }
+}
+
+const LINE: &str = "{msg}";
+const LINE_IN_TROUBLE: &str = "{msg:.red}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Writes a line to stdout.
@@ -241,6 +253,7 @@ mod tests {
                 LinkFigures {
                     road: "25 ms, 1.0 % loss, 2.6 Mb/s".into(),
                     state: "live".into(),
+                    is_live: true,
                     rate_bps: 1_234_000,
                     rtt: Some(Duration::from_micros(71_400)),
                     loss: 0.0123,
