@@ -34,9 +34,9 @@ const BEAT: Duration = Duration::from_millis(250);
 const HANDOFF_BUDGET: usize = 256;
 /// SRT datagrams the engine may send per turn; the rest goes in the next one.
 const TRANSMIT_BUDGET: usize = 4096;
-/// Room for rare effects of one datagram or one timeout.
-const ACTIONS: usize = 256;
-const ACTION_BYTES: usize = 64 * 1024;
+/// Room for rare effects: this many times what the dearest call of the receiver may want, so that one timeout pass
+/// can answer for many links.
+const ACTIONS_ROOM: usize = 16;
 
 /// What all shards and the supervisor share.
 #[derive(Clone, Debug)]
@@ -107,12 +107,13 @@ impl<B: Backend> Shard<B> {
         let srtla = backend.add(parts.srtla, Role::Listener)?;
         let srt = parts.srt.map(|socket| backend.add(socket, Role::Listener)).transpose()?;
         let epoch = parts.shared.epoch.load(Ordering::Relaxed);
+        let (actions, bytes) = parts.receiver.actions_min();
         Ok(Self {
             id: parts.id,
             backend,
+            actions: Actions::with_capacity(ACTIONS_ROOM * actions, ACTIONS_ROOM * bytes),
             receiver: parts.receiver,
             output: parts.output,
-            actions: Actions::with_capacity(ACTIONS, ACTION_BYTES),
             srtla,
             srt,
             shared: parts.shared,

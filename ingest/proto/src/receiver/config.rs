@@ -32,7 +32,7 @@ pub struct ReceiverConfig {
     pub reg2_repeat: Duration,
     /// REG1 answers remembered for that repetition; forgetting one is harmless.
     pub pending_max: usize,
-    /// REG3 is repeated in this interval to members that have sent nothing at all since they joined.
+    /// REG3 is repeated in this interval to members that are silent and have sent no keepalive since they joined.
     pub reg3_repeat: Duration,
     /// How often at most, per join.
     pub reg3_repeats_max: u8,

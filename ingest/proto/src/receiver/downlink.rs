@@ -3,6 +3,7 @@
 //! ACK and NAK go to every live link, because a NAK that dies with one bad modem is a frozen picture; everything else
 //! goes to the link that last carried plausible SRT, because stock senders do not deduplicate handshakes.
 
+use super::links::Link;
 use super::{DropReason, Receiver, Verdict};
 use crate::GroupKey;
 use crate::wire::{self, Control, ControlType, DATAGRAM_LEN_MAX, Datagram};
@@ -16,7 +17,7 @@ impl Receiver {
         }
         let verdict = match wire::classify(bytes) {
             Datagram::SrtControl(control) => self.downlink_control(now, key, &control),
-            Datagram::SrtData(_) => self.send_to_newest(now, group_slot, bytes.len()),
+            Datagram::SrtData(_) => self.send_to_newest(now, key, bytes.len()),
             Datagram::Srtla(_) => Verdict::Drop(DropReason::UnexpectedSrtla),
             Datagram::Runt => Verdict::Drop(DropReason::Runt),
         };
@@ -41,14 +42,25 @@ impl Receiver {
             }
             _ => {}
         }
-        self.send_to_newest(now, key.slot, len)
+        self.send_to_newest(now, key, len)
     }
 
     /// Marks and books the live links.
     fn fan_out(&mut self, now: Instant, key: GroupKey, len: usize) -> Verdict {
+        self.fan_out_to(now, key, len, |_, _| true)
+    }
+
+    /// Marks and books those of the live links that are wanted.
+    fn fan_out_to(
+        &mut self,
+        now: Instant,
+        key: GroupKey,
+        len: usize,
+        wanted: impl Fn(u32, &Link) -> bool,
+    ) -> Verdict {
         let (mut live, mut paid) = (false, false);
-        for (link, target) in self.links.of_group_mut(key.slot) {
-            let is_live = link.is_live(now, self.config.link_live);
+        for (slot, link, target) in self.links.of_group_mut(key.slot) {
+            let is_live = link.is_live(now, self.config.link_live) && wanted(slot, link);
             *target = is_live && link.spend(len);
             live |= is_live;
             paid |= *target;
@@ -61,16 +73,25 @@ impl Receiver {
     }
 
     /// Chooses and books one link: the newest source while it is live, else the live link heard last, else the newest
-    /// source after all (one link that may be dead is worth one packet).
-    fn send_to_newest(&mut self, now: Instant, group_slot: u32, len: usize) -> Verdict {
-        let Some(group) = self.groups.get(group_slot) else { return Verdict::Drop(DropReason::NoGroup) };
+    /// source after all (one link that may be dead is worth one packet). While a link on probation is heard after the
+    /// newest source, both get it: the newest source may have moved there, or somebody wants us to think so.
+    fn send_to_newest(&mut self, now: Instant, key: GroupKey, len: usize) -> Verdict {
+        let Some(group) = self.groups.get(key.slot) else { return Verdict::Drop(DropReason::NoGroup) };
         let newest = group.newest_source;
-        let is_live =
-            |slot: u32| self.links.get(slot).is_some_and(|link| link.is_live(now, self.config.link_live));
+        let link_live = self.config.link_live;
+        let newest_heard = newest.and_then(|slot| self.links.get(slot)).map(|link| link.heard_at);
+        let moved = self.links.of_group(key.slot).any(|(_, link)| {
+            link.probation.is_some() && link.is_live(now, link_live) && Some(link.heard_at) > newest_heard
+        });
+        if moved {
+            return self
+                .fan_out_to(now, key, len, |slot, link| link.probation.is_some() || Some(slot) == newest);
+        }
+        let is_live = |slot: u32| self.links.get(slot).is_some_and(|link| link.is_live(now, link_live));
         let chosen = newest.filter(|&slot| is_live(slot)).or_else(|| {
             self.links
-                .of_group(group_slot)
-                .filter(|(_, link)| link.probation.is_none() && link.is_live(now, self.config.link_live))
+                .of_group(key.slot)
+                .filter(|(_, link)| link.probation.is_none() && link.is_live(now, link_live))
                 .max_by_key(|(_, link)| link.heard_at)
                 .map(|(slot, _)| slot)
                 .or(newest)

@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub talked_at: Option<Instant>,
     /// SRT came from this address.
     pub srt_at: Option<Instant>,
+    /// A keepalive came from this address since its last join.
+    pub has_kept_alive: bool,
     timeout_armed_at: Instant,
     /// `Some(n)`: adopted without REG2, n plausible packets so far; attracts no return traffic that belongs to one link.
     pub probation: Option<u8>,
@@ -160,13 +162,12 @@ impl Links {
     }
 
     /// The same, mutable, with each link's fan-out mark.
-    pub(super) fn of_group_mut(&mut self, group: u32) -> impl Iterator<Item = (&mut Link, &mut bool)> {
+    pub(super) fn of_group_mut(&mut self, group: u32) -> impl Iterator<Item = (u32, &mut Link, &mut bool)> {
         let range = self.range(group);
-        self.slots
-            .get_mut(range)
-            .unwrap_or_default()
-            .iter_mut()
-            .filter_map(|slot| Some((slot.link.as_mut()?, &mut slot.fan_out)))
+        let slots = self.slots.get_mut(range.clone()).unwrap_or_default();
+        range
+            .zip(slots)
+            .filter_map(|(index, slot)| Some((index as u32, slot.link.as_mut()?, &mut slot.fan_out)))
     }
 
     /// The links the group's last fan-out goes to.
@@ -204,6 +205,7 @@ impl Links {
             heard_at: now,
             talked_at: None,
             srt_at: None,
+            has_kept_alive: false,
             timeout_armed_at: now,
             probation: link.probation.then_some(0),
             reg3_repeats: 0,
@@ -246,12 +248,12 @@ impl Links {
         }
     }
 
-    /// SRT or a keepalive came from the link: it knows that it is registered.
-    pub(super) fn talked(&mut self, slot: u32, now: Instant) {
+    /// SRT or a keepalive came from the link. A keepalive says that it knows of its registration; SRT does not, because
+    /// stock senders use their first link before REG3 has come.
+    pub(super) fn talked(&mut self, slot: u32, now: Instant, keepalive: bool) {
         let Some(link) = self.get_mut(slot) else { return };
-        let first = link.talked_at.is_none();
         link.talked_at = Some(now);
-        if first {
+        if keepalive && !std::mem::replace(&mut link.has_kept_alive, true) {
             self.reg3.disarm(slot);
         }
     }

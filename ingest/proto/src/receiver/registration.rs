@@ -163,9 +163,8 @@ impl Receiver {
         if let Some(link) = self.links.get_mut(slot) {
             link.probation = None;
             link.reg3_repeats = 0;
-            if link.talked_at.is_none() {
-                self.links.reg3.arm(slot, now);
-            }
+            link.has_kept_alive = false;
+            self.links.reg3.arm(slot, now);
         }
         self.reply_reg3(slot, out);
         self.counters.reg3_sent += 1;
@@ -191,8 +190,9 @@ impl Receiver {
         }
     }
 
-    /// Repeats REG3 to members that have sent nothing at all since they joined: the answer was lost, and a Rust sender
-    /// would leave the link idle for ever.
+    /// Repeats REG3 to members that are silent and have sent no keepalive since they joined: the answer was lost, and a
+    /// Rust sender would leave the link idle for ever. Never to one that is talking: a Rust sender forgets what it has
+    /// under way when REG3 comes.
     pub(super) fn repeat_reg3(&mut self, now: Instant, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.links.reg3.pop_due(now)
@@ -201,8 +201,13 @@ impl Receiver {
             if link.reg3_repeats >= self.config.reg3_repeats_max {
                 continue;
             }
-            link.reg3_repeats += 1;
+            let talks =
+                link.srt_at.is_some_and(|at| now.saturating_duration_since(at) < self.config.reg3_repeat);
+            link.reg3_repeats += u8::from(!talks);
             self.links.reg3.arm(slot, now);
+            if talks {
+                continue;
+            }
             self.reply_reg3(slot, out);
             self.counters.reg3_repeated += 1;
         }

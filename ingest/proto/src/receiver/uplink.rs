@@ -166,7 +166,7 @@ impl Receiver {
         out: &mut Actions,
     ) {
         self.groups.reindex(&self.hash, group_slot);
-        for (link, _) in self.links.of_group_mut(group_slot) {
+        for (_, link, _) in self.links.of_group_mut(group_slot) {
             link.clear_unacked();
         }
         let group = self.groups.key(group_slot);
@@ -187,7 +187,7 @@ impl Receiver {
         len: usize,
         out: &mut Actions,
     ) -> Verdict {
-        self.links.talked(link_slot, now);
+        self.links.talked(link_slot, now, false);
         let key = self.groups.key(group_slot);
         if let Some(link) = self.links.get_mut(link_slot) {
             link.srt_at = Some(now);
@@ -205,7 +205,7 @@ impl Receiver {
     /// A keepalive goes back as it came. Everything else of SRTLA has no business here.
     fn srtla(&mut self, now: Instant, link_slot: u32, packet: &Packet<'_>) -> Verdict {
         let Some(keepalive) = packet.keepalive() else { return Verdict::Drop(DropReason::UnexpectedSrtla) };
-        self.links.talked(link_slot, now);
+        self.links.talked(link_slot, now, true);
         let rate = self.config.keepalive_rate;
         let Some(link) = self.links.get_mut(link_slot) else { return Verdict::Drop(DropReason::NotMember) };
         if !link.keepalives.take(rate, now) {

@@ -137,9 +137,7 @@ impl Model {
             let link = self.groups[g].links[l].as_mut().unwrap();
             if same_group {
                 link.reg3_repeats = 0;
-                if link.talked.is_none() {
-                    link.reg3_due = Some(self.now + self.config.reg3_repeat);
-                }
+                link.reg3_due = Some(self.now + self.config.reg3_repeat);
                 return yes;
             }
             if link.talked.is_some_and(|talked| self.now - talked < self.config.move_silence) {
@@ -223,7 +221,6 @@ impl Model {
         let link = group.links[l].as_mut().unwrap();
         link.talked = Some(self.now);
         link.srt = Some(self.now);
-        link.reg3_due = None;
         link.credit = (link.credit + len as u32).min(CREDIT_CAP);
         group.newest = Some(from);
         let mut replies = vec![];
@@ -317,9 +314,12 @@ impl Model {
                 }
                 if link.reg3_due.is_some_and(|due| due <= now) {
                     link.reg3_due = None;
+                    let talks = link.srt.is_some_and(|at| now - at < self.config.reg3_repeat);
                     if link.reg3_repeats < 5 {
-                        link.reg3_repeats += 1;
                         link.reg3_due = Some(now + self.config.reg3_repeat);
+                    }
+                    if link.reg3_repeats < 5 && !talks {
+                        link.reg3_repeats += 1;
                         replies.push((link.addr, reg3()));
                     }
                 }

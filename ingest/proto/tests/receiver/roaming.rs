@@ -45,6 +45,9 @@ fn all_links_rebound_at_once_the_stream_goes_on() {
         let (verdict, did) = rig.up(from, &data(seq, 22));
         assert_eq!(verdict, Verdict::Forward(group));
         for (to, bytes) in replies(&did).into_iter().chain(replies(&rig.advance(ms(2)))) {
+            if bytes == reg3() {
+                continue; // the old addresses are silent and might have missed theirs
+            }
             assert!([link(30), link(31)].contains(&to));
             acknowledged += (bytes.len() - 4) / 4;
         }
@@ -59,13 +62,15 @@ fn all_links_rebound_at_once_the_stream_goes_on() {
 }
 
 #[test]
-fn a_link_on_probation_gets_no_more_than_it_brought_and_no_single_traffic() {
+fn a_link_on_probation_gets_no_more_than_it_brought_and_copies_only() {
     let mut rig = Rig::new();
     let group = streaming(&mut rig);
     let needed = u32::from(rig.receiver.config().probation_packets);
     let mut brought = 0;
     let mut got = 0;
+    let mut copies = 0;
     for seq in 0..needed {
+        rig.advance(ms(1));
         let packet = data(1100 + seq, 22)[..40].to_vec();
         brought += packet.len();
         got += replies(&rig.up(link(30), &packet).1).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
@@ -75,10 +80,19 @@ fn a_link_on_probation_gets_no_more_than_it_brought_and_no_single_traffic() {
                 got += ack.len();
             }
         }
+        let answer = control(1, 0, 11);
+        let to = rig.fan_out(group, &answer);
+        assert!(
+            to.iter().any(|&to| to != link(30)),
+            "what belongs to one link still goes to the newest source"
+        );
+        if to.contains(&link(30)) {
+            got += answer.len();
+            copies += 1;
+        }
         assert!(got <= brought, "{got} > {brought}");
-        assert_eq!(rig.one_link(group, &control(1, 0, 11)).map(|to| to == link(30)), Some(false));
     }
-    assert!(got > 0);
+    assert!(copies > 0, "and, within its credit, to where that source may have moved");
     rig.feed(link(30), &data(1100 + needed, 22));
     assert_eq!(rig.one_link(group, &control(1, 0, 11)), Some(link(30)), "enough plausible packets");
 }
