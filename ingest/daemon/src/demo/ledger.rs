@@ -181,6 +181,13 @@ impl Ledger {
         self.outstanding.len() as u64
     }
 
+    /// When the first and the last of the payloads that are overtaken or on their way were handed over.
+    pub fn missing_between(&self) -> Option<(Instant, Instant)> {
+        let mut times = self.skipped.iter().chain(&self.outstanding).map(|entry| entry.at);
+        let first = times.next()?;
+        Some(times.fold((first, first), |(least, most), at| (least.min(at), most.max(at))))
+    }
+
     /// The counts so far; what is on its way counts as missing.
     pub fn account(&self) -> Account {
         self.account
@@ -236,6 +243,7 @@ mod tests {
         let account = ledger.account();
         assert!(account.is_perfect() && ledger.is_settled(), "{account:?}");
         assert_eq!((account.delivered_payloads, account.delivered_bytes), (100, 131_600));
+        assert_eq!(ledger.missing_between(), None);
         assert_eq!(account.gap_max, MS);
         let added = ledger.added_delay(0.5).unwrap();
         assert!((19_900..20_100).contains(&added.as_micros()), "{added:?}");
@@ -259,6 +267,8 @@ mod tests {
         );
         assert!(!account.is_perfect() && !ledger.is_settled());
         assert_eq!(ledger.overtaken_payloads(), 3);
+        let (first, last) = ledger.missing_between().unwrap();
+        assert_eq!(last - first, 2 * MS);
     }
 
     #[test]

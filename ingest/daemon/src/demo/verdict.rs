@@ -15,6 +15,8 @@ pub struct Verdict {
     pub account: Account,
     /// Payloads that were on their way when the run was interrupted; 0 if everything had its time to arrive.
     pub under_way: u64,
+    /// When the first and the last payload that did not arrive were handed over, since the first payload.
+    pub missing_between: Option<(Duration, Duration)>,
     /// What the encoder was.
     pub encoder: &'static str,
     /// From the first to the last payload handed over.
@@ -87,6 +89,9 @@ impl fmt::Display for Verdict {
             if self.under_way > 0 {
                 write!(f, ", {} still on their way", self.under_way)?;
             }
+            if let Some((first, last)) = self.missing_between {
+                write!(f, "; handed over at {:.2} s to {:.2} s", first.as_secs_f64(), last.as_secs_f64())?;
+            }
             writeln!(f)?;
         }
         let sum = |count: fn(&LinkCounters) -> u64| self.uplinks.iter().map(count).sum::<u64>();
@@ -152,6 +157,7 @@ mod tests {
                 ..Account::default()
             },
             under_way: 0,
+            missing_between: None,
             encoder: "built-in",
             length: 4000 * MS,
             cut_short: None,
@@ -193,6 +199,7 @@ mod tests {
     fn what_is_on_its_way_is_not_called_missing() {
         let mut verdict = verdict();
         verdict.account.delivered_payloads -= 7;
+        verdict.missing_between = Some((1500 * MS, 3990 * MS));
         (verdict.under_way, verdict.cut_short) = (5, Some("interrupted".to_owned()));
         let text = verdict.to_string();
         assert!(
