@@ -25,5 +25,6 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     if verdict.is_pass() {
         return Ok(());
     }
-    Err(Failure::runtime("demo: the stream did not arrive complete; the verdict above says what is missing"))
+    let why = verdict.cut_short.unwrap_or_else(|| "the stream did not arrive complete".to_owned());
+    Err(Failure::runtime(format!("demo failed: {why}; see the verdict")))
 }

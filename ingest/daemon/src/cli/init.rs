@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use super::args::InitArgs;
 use super::print;
-use crate::config::keys::{Key, quoted};
+use crate::config::keys::Key;
 use crate::config::raw::Raw;
 use crate::config::validate::host_port;
+use crate::config::value::quoted;
 use crate::config::{self, Config, OutputMode};
 use crate::exit::Failure;
 

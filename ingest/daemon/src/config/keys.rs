@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use super::cidr::{self, Cidr};
 use super::resolved::{BackendChoice, Config, LogFormat, OutputMode};
-use super::value::{Kind, Value};
+use super::value::{Kind, Value, quoted};
 
 /// One key of the configuration.
 pub struct Key {
@@ -126,11 +126,6 @@ pub trait Setting {
     fn set(&mut self, value: &Value) -> Result<(), Wrong>;
     /// The value in TOML syntax.
     fn literal(&self) -> String;
-}
-
-/// A TOML basic string. JSON's escapes are a subset of TOML's.
-pub fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 impl Setting for bool {

@@ -4,8 +4,6 @@ use std::fmt;
 
 use toml::de::{DeInteger, DeValue};
 
-use super::keys::quoted;
-
 /// A value as typed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -95,6 +93,11 @@ impl fmt::Display for Value {
             Self::Other(what) => f.write_str(what),
         }
     }
+}
+
+/// A TOML basic string. JSON's escapes are a subset of TOML's.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]

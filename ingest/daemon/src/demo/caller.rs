@@ -50,7 +50,7 @@ pub struct Line {
     pub trouble: Option<String>,
     /// The connection is over.
     pub is_over: bool,
-    /// The engine's figures, at most [`LOOK_EVERY`] old.
+    /// The engine's figures, a tenth of a second old at most.
     pub stats: Stats,
     /// Payloads the engine did not take.
     pub refused_payloads: u64,

@@ -108,7 +108,7 @@ impl Roads {
         }
     }
 
-    /// What happened to the datagrams so far, per link: uplink and downlink. At most [`LOOK_EVERY`] old.
+    /// What happened to the datagrams so far, per link: uplink and downlink. At most 50 ms old.
     pub fn counters(&self) -> Vec<(LinkCounters, LinkCounters)> {
         self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

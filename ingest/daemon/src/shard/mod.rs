@@ -76,6 +76,8 @@ pub struct Shard<B> {
     epoch: u32,
     slot: SnapshotSlot,
     beat_at: Instant,
+    /// The turn's one reading of the clock.
+    clock: Instant,
     /// A budget ran out in the last turn: do not wait in the next one.
     backlog: bool,
 }
@@ -122,6 +124,7 @@ impl<B: Backend> Shard<B> {
             epoch,
             slot: parts.slot,
             beat_at: now,
+            clock: now,
             backlog: false,
         })
     }
@@ -162,10 +165,12 @@ impl<B: Backend> Shard<B> {
         let wait = if std::mem::take(&mut self.backlog) {
             Duration::ZERO
         } else {
-            self.next_deadline().saturating_duration_since(Instant::now())
+            // The last turn's reading will do: a turn is short, and what came meanwhile ends the wait at once.
+            self.next_deadline().saturating_duration_since(self.clock)
         };
         let received = self.backend.receive(Some(wait))?;
         let now = Instant::now();
+        self.clock = now;
 
         for index in 0..received {
             self.datagram(now, index);

@@ -274,9 +274,7 @@ impl Relay {
                 });
             }
         }
-        let Some(conn) = self.endpoint.accept(now, id, AcceptOptions::default()) else {
-            return Err(full());
-        };
+        let conn = self.accept(now, id)?;
         if let Some(old) = old {
             self.roles.remove(&old.conn);
             self.endpoint.close(now, old.conn);
@@ -329,15 +327,21 @@ impl Relay {
                 ),
             });
         }
-        let Some(conn) = self.endpoint.accept(now, id, AcceptOptions::default()) else {
-            return Err(full());
-        };
+        let conn = self.accept(now, id)?;
         self.roles.insert(conn, Role::Player(index));
         if let Some(stream) = self.streams.get_mut(index) {
             stream.players.push(conn);
         }
         self.notices.push(Notice::PlayerUp { stream: name.clone(), peer: describe(peer) });
         Ok(())
+    }
+
+    fn accept(&mut self, now: Instant, id: IncomingId) -> Result<ConnId, Refusal> {
+        self.endpoint.accept(now, id, AcceptOptions::default()).ok_or_else(|| Refusal {
+            code: 1402,
+            label: "connections_full",
+            why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
+        })
     }
 
     fn live_names(&self) -> String {
@@ -390,14 +394,6 @@ impl Relay {
         };
         self.by_name.insert(name.clone(), index);
         index
-    }
-}
-
-fn full() -> Refusal {
-    Refusal {
-        code: 1402,
-        label: "connections_full",
-        why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
     }
 }
 
