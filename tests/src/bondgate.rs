@@ -204,23 +204,36 @@ pub fn http_get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
-/// Sum of all samples of a metric (`name{...} value`), from `/metrics`.
+/// All samples of a metric (`name{...} value`), from `/metrics`.
 ///
 /// # Errors
 /// When the metrics cannot be read or hold no such sample.
-pub fn metric(admin: SocketAddr, name: &str) -> Result<f64> {
+pub fn samples(admin: SocketAddr, name: &str) -> Result<Vec<f64>> {
     let (status, body) = http_get(admin, "/metrics")?;
     if status != 200 {
         bail!("/metrics answers {status}");
     }
-    let mut samples = body
+    let samples: Vec<_> = body
         .lines()
         .filter_map(|line| line.strip_prefix(name))
         .filter(|rest| rest.starts_with([' ', '{']))
         .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-        .peekable();
-    if samples.peek().is_none() {
+        .collect();
+    if samples.is_empty() {
         bail!("/metrics has no {name}");
     }
-    Ok(samples.sum())
+    Ok(samples)
+}
+
+/// Fails unless the receiver has seen datagrams and can account for each of them.
+///
+/// # Errors
+/// When it cannot.
+pub fn expect_accounted(admin: SocketAddr) -> Result<()> {
+    let received: f64 = samples(admin, "bondgate_srtla_received_datagrams_total")?.iter().sum();
+    let unaccounted = samples(admin, "bondgate_srtla_unaccounted_datagrams")?;
+    if received == 0.0 || unaccounted.iter().any(|count| *count != 0.0) {
+        bail!("of {received} datagrams {unaccounted:?} are unaccounted for");
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use bondgate_tests::bondgate::{self, Settings, http_get};
 use bondgate_tests::ledger;
 use bondgate_tests::media::{self, Feed, Recorder};
-use bondgate_tests::scene::Scene;
+use bondgate_tests::scene::{Scene, wait_until};
 
 use crate::streams::{HOLD, LINKS, RATE_BPS, local_port, synthetic};
 
@@ -44,7 +44,12 @@ pub fn kill_and_restart(scene: &Scene) -> Result<()> {
         run.kill()?;
     }
     let restarted = Instant::now();
-    let mut run = settings.start_as(scene, "run-again", |command| command)?;
+    // As the systemd unit does (Restart=always, RestartSec=100ms): for some milliseconds after a SIGKILL the kernel still takes
+    // io_uring's rings apart, and with them the old sockets.
+    let mut run = wait_until("start after the crash", Duration::from_secs(3), || {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(settings.start_as(scene, "run-again", |command| command).ok())
+    })?;
     let sent = synthetic(5.0, 33);
     let feed = Feed::start(scene, &publish, sent.clone(), RATE_BPS, HOLD)?;
     let viewer = Recorder::start_when_live(scene, "viewer-after", &play)?;

@@ -68,6 +68,11 @@ fn bonded_ffmpeg(scene: &Scene, backend: &'static str) -> Result<()> {
     let play = media::uri(settings.srt, "streamid=play/cam1&latency=300000");
     let second = media::decode_live(scene, &play, 3)?;
 
+    let per_link = bondgate::samples(settings.admin, "bondgate_link_rx_datagrams_total")?;
+    ensure!(
+        per_link.len() == 3 && per_link.iter().all(|count| *count > 0.0),
+        "datagrams per link: {per_link:?}"
+    );
     encoder.finish(Duration::from_secs(30))?.expect_code(0)?;
     let complaints = second.finish(VIEWER_TIMEOUT)?;
     complaints.expect_code(0)?;
@@ -77,6 +82,7 @@ fn bonded_ffmpeg(scene: &Scene, backend: &'static str) -> Result<()> {
     let second_len = sent.len() / SECONDS as usize;
     ledger::complete(&sent, &recorded, 4 * second_len, second_len)?;
     media::expect_decodes(scene, &recorded)?;
+    bondgate::expect_accounted(settings.admin)?;
     send.expect_running()?;
     run.expect_running()
 }
@@ -107,6 +113,7 @@ pub fn forward_to_libsrt_listener(scene: &Scene) -> Result<()> {
     let uri = media::uri(listen, "streamid=cam1&latency=300");
     Feed::start(scene, &uri, sent.clone(), RATE_BPS, HOLD)?.finish()?;
     let recorded = recorder.finish()?;
+    bondgate::expect_accounted(settings.admin)?;
     ledger::complete(&sent, &recorded, 0, media::FEED_SLACK_BYTES)
 }
 
@@ -148,5 +155,6 @@ pub fn one_link_dies_and_returns(scene: &Scene) -> Result<()> {
     let after = relay.counters(victim).0;
     let returned = after.delivered.checked_sub(cut.delivered).context("a counter ran backwards")?;
     ensure!(returned > 50, "the link carried only {returned} datagrams after its return");
+    bondgate::expect_accounted(settings.admin)?;
     Ok(())
 }
