@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bondgate_io::socket::{BindOptions, bind_udp, interfaces};
 use bondgate_io::{Limits, open};
-use bondgate_proto::sender::{LinkState, Scheduler, Sender, SenderConfig, SenderNotice};
+use bondgate_proto::sender::{Scheduler, Sender, SenderConfig, SenderNotice};
 
 use super::args::{SchedulerChoice, SendArgs};
 use crate::control::signals::Signals;
 use crate::exit::Failure;
 use crate::service::{backend_choice, random};
-use crate::shard::bond::{Bond, BondNotice, BondStatus, LinkSpec};
+use crate::shard::bond::{Bond, BondNotice, BondStatus, LinkSpec, state_name};
 
 /// Kernel buffer of a link: a modem's worth of a second at 20 Mb/s.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -166,14 +166,4 @@ fn to_json(status: &BondStatus) -> serde_json::Value {
         })
         .collect();
     serde_json::json!({ "up": status.up, "local_datagrams": status.local_datagrams, "links": links })
-}
-
-fn state_name(state: LinkState) -> &'static str {
-    match state {
-        LinkState::Idle => "idle",
-        LinkState::Joining => "joining",
-        LinkState::Live => "live",
-        LinkState::Suspect => "suspect",
-        LinkState::Lost => "lost",
-    }
 }

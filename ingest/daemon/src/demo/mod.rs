@@ -31,6 +31,7 @@ use bondgate_sim::link::{LinkConfig, Loss};
 
 use crate::config::{BackendChoice, Config, OutputMode};
 use crate::service::{Service, random};
+use crate::shard::bond::state_name;
 use crate::shard::snapshot::StreamStats;
 use bonding::Bonding;
 use caller::{Call, Caller};
@@ -136,16 +137,6 @@ fn describe_road(road: &Road) -> String {
         percent(up.loss.mean()),
         up.rate_bps.map_or_else(|| "no limit".to_owned(), rate)
     )
-}
-
-fn state_word(state: LinkState) -> &'static str {
-    match state {
-        LinkState::Idle => "idle",
-        LinkState::Joining => "joining",
-        LinkState::Live => "live",
-        LinkState::Suspect => "suspect",
-        LinkState::Lost => "lost",
-    }
 }
 
 fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
@@ -368,7 +359,7 @@ impl Chain {
                 || LinkFigures { road: road.clone(), state: "gone".to_owned(), ..LinkFigures::default() },
                 |stats| LinkFigures {
                     road: road.clone(),
-                    state: state_word(stats.state).to_owned(),
+                    state: state_name(stats.state).to_owned(),
                     is_live: stats.state == LinkState::Live,
                     rate_bps: stats.rate_bps as u64,
                     rtt: stats.rtt,

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bondgate_io::socket::{BindOptions, bind_udp, interfaces};
 use bondgate_io::{Backend, Role, SocketId};
 use bondgate_proto::sender::{
-    LinkIndex, LinkLabel, LinkStats, Sender, SenderAction, SenderActions, SenderNotice, SenderVerdict,
+    LinkIndex, LinkLabel, LinkState, LinkStats, Sender, SenderAction, SenderActions, SenderNotice,
+    SenderVerdict,
 };
 
 /// How often interfaces are looked at.
@@ -384,5 +385,16 @@ fn notice_link(notice: SenderNotice) -> LinkIndex {
         | SenderNotice::LinkUp { link }
         | SenderNotice::LinkSuspect { link }
         | SenderNotice::LinkLost { link } => link,
+    }
+}
+
+/// A link state as people read it.
+pub fn state_name(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Idle => "idle",
+        LinkState::Joining => "joining",
+        LinkState::Live => "live",
+        LinkState::Suspect => "suspect",
+        LinkState::Lost => "lost",
     }
 }
