@@ -129,7 +129,7 @@ impl Relay {
             if stream.orphaned_at.is_some_and(|at| now >= at + linger) {
                 stream.orphaned_at = None;
                 for player in &stream.players {
-                    self.endpoint.close(now, *player);
+                    self.endpoint.finish(now, *player);
                 }
             }
         }
