@@ -181,3 +181,40 @@ fn a_new_session_with_a_lower_first_number_is_followed() {
         assert_eq!(world.sender.counters().inductions, 1);
     }
 }
+
+/// The encoder was restarted while its handshake took another way (or was lost on us): only its data shows it.
+#[test]
+fn a_restarted_encoder_is_noticed_without_its_induction() {
+    let in_flight = |w: &World| w.sender.links().map(|l| l.in_flight_packets).sum::<u32>();
+    let send = |w: &mut World, seq: bondgate_proto::Seq, flags: u32, socket_id: u32| {
+        let mut bytes = vec![0u8; 16 + PAYLOAD];
+        bytes[0..4].copy_from_slice(&seq.get().to_be_bytes());
+        bytes[4..8].copy_from_slice(&(0xC000_0001 | flags).to_be_bytes());
+        bytes[12..16].copy_from_slice(&socket_id.to_be_bytes());
+        let now = w.now();
+        let verdict = w.sender.handle_local(now, &bytes, &mut w.out);
+        assert!(matches!(verdict, bondgate_proto::sender::SenderVerdict::ToLink(_)));
+    };
+    for scheduler in BOTH {
+        let mut world = streaming(scheduler, Manners::Stock, 6.0);
+        let old = world.first_seq.add(5);
+        let before = in_flight(&world);
+        assert!(before > 10, "{before}");
+        send(&mut world, old, 0x0400_0000, 0);
+        assert_eq!(
+            in_flight(&world),
+            before,
+            "{scheduler:?}: a late repair of what has arrived is no new session"
+        );
+        // Lower numbers, by chance to the same socket ID.
+        for i in 0..30 {
+            send(&mut world, old.add(i), 0, 0);
+        }
+        assert_eq!(in_flight(&world), 30, "{scheduler:?}: the new packets count, the old ones do not");
+        // Higher numbers to another socket.
+        for i in 0..20 {
+            send(&mut world, old.add(100 + i), 0, 77);
+        }
+        assert_eq!(in_flight(&world), 20, "{scheduler:?}");
+    }
+}

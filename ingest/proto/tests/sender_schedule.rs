@@ -66,6 +66,56 @@ fn equal_links_share_and_nothing_is_lost() {
     }
 }
 
+/// Whatever the round trip: on a loopback, on quick links with jitter, with room to spare and with little.
+#[test]
+fn three_equal_links_share_equally() {
+    let jittery = Path { jitter_us: 3 * MS, ..Path::new(0) };
+    let cases = [
+        ("loopback", Path::new(0), 3.0),
+        ("0 to 3 ms", jittery, 3.0),
+        ("0 to 3 ms, 3 Mb/s each", jittery.rate(3.0).buffer(112_500), 3.0),
+        ("0 to 3 ms, 3 Mb/s each", jittery.rate(3.0).buffer(112_500), 7.5),
+        ("40 ms, 3 Mb/s each", Path::new(40).rate(3.0).buffer(112_500), 7.5),
+        ("0 to 40 ms, a busy machine", Path { jitter_us: 40 * MS, ..Path::new(0) }, 3.0),
+        ("40 to 55 ms", Path { jitter_us: 15 * MS, ..Path::new(40) }, 1.0),
+    ];
+    for (name, path, mbps) in cases {
+        let (o, world) = run(Scheduler::Adaptive, &[path; 3], mbps, 8);
+        show(name, Scheduler::Adaptive, &o);
+        assert_eq!((o.lost, world.tail_dropped), (0, 0), "{name}");
+        assert!(o.shares.iter().all(|s| (0.25..0.42).contains(s)), "{name} at {mbps} Mb/s: {:?}", o.shares);
+    }
+}
+
+/// Everything that was in flight on a dying link is repeated at once: 2.25 Mb/s, of which the first of 3 + 2 + 0.5 Mb/s
+/// dies. The others have 300 ms of buffer.
+#[test]
+fn repairs_of_a_dying_link_do_not_overflow_the_others() {
+    let narrow =
+        |mbps: f64| Path { jitter_us: 15 * MS, ..Path::new(40) }.rate(mbps).buffer((mbps * 37_500.0) as u64);
+    let (mut repairs, mut overflows) = (0, 0);
+    for seed in 1..=5 {
+        let mut world = World::new(Scheduler::Adaptive, Manners::Stock, seed);
+        for mbps in [3.0, 2.0, 0.5] {
+            world.add_link(narrow(mbps));
+        }
+        world.run_until_true(5 * S, |w| w.live() == 3).expect("not up");
+        world.start_encoder(2.25);
+        world.run_for(6 * S);
+        let (dropped, resent) = (world.tail_dropped, world.resent);
+        world.path(0).blackhole = true;
+        world.run_for(S);
+        let (dropped, resent) = (world.tail_dropped - dropped, world.resent - resent);
+        eprintln!("seed {seed}: {resent} repairs, {dropped} dropped");
+        assert!(resent > 0, "nothing was in flight on the link that died");
+        (repairs, overflows) = (repairs + resent, overflows + dropped);
+        world.stop_encoder();
+        world.run_for(2 * S);
+        assert_eq!(world.lost_payloads(), 0, "seed {seed}");
+    }
+    assert!(overflows * 20 <= repairs, "{overflows} of {repairs} repairs dropped");
+}
+
 #[test]
 fn a_stream_that_needs_all_links_fits_them() {
     // 2 + 4 + 6 Mb/s carry a 9 Mb/s stream only if each is used according to what it can do.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::adaptive::update_congested;
+use super::estimate::ACK_DELAY_US;
 use super::uplink::SRT_USER_DEFINED;
 use super::{LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
 use crate::wire::{
@@ -10,7 +11,7 @@ use crate::wire::{
     SRT_HEADER_LEN, classify,
 };
 
-/// Words of a full SRTLA ACK; a shorter one may have waited at the receiver, so it is no RTT sample.
+/// Words of a full SRTLA ACK; a shorter one has waited at the receiver, for up to [`ACK_DELAY_US`].
 const FULL_ACK_NUMBERS: usize = 10;
 
 impl Sender {
@@ -85,7 +86,10 @@ impl Sender {
                 }
                 if let Some(link) = links.get_mut(slot).and_then(Option::as_mut) {
                     link.naks += 1;
-                    link.loss.on_nak(now_us);
+                    // What is lost in a full queue tells about the queue, not about the path.
+                    if !link.is_congested {
+                        link.loss.on_nak(now_us);
+                    }
                 }
             });
         }
@@ -173,16 +177,22 @@ impl Sender {
         if !acked_any {
             return;
         }
-        // The last number made the receiver send a full ACK, so its age is a round trip, queues included.
-        let rtt_sample_us = newest_age_us.filter(|_| numbers.len() == FULL_ACK_NUMBERS);
+        // The last number made the receiver send a full ACK, so its age is a round trip, queues included. Any other may
+        // have waited: then the round trip is known to lie in a range, and the value that surprises least is taken.
+        let waited_us_max = if numbers.len() == FULL_ACK_NUMBERS { 0 } else { ACK_DELAY_US };
         let flight = self.log.flight(slot);
         if let Some(link) = self.link_mut(slot) {
-            if let Some(rtt_us) = rtt_sample_us {
-                link.rtt_sample(now_us, u64::from(rtt_us));
+            let rtt_least_us = newest_age_us.map(|age_us| age_us.saturating_sub(waited_us_max));
+            if let (Some(age_us), Some(least_us)) = (newest_age_us, rtt_least_us) {
+                match link.rtt.smoothed_us() {
+                    Some(smooth_us) => link.rtt_sample(now_us, u64::from(smooth_us.clamp(least_us, age_us))),
+                    None if waited_us_max == 0 => link.rtt_sample(now_us, u64::from(age_us)),
+                    None => {}
+                }
             }
             link.loss.refresh(now_us);
-            link.capacity.on_ack(now_us, acked_bytes, rtt_sample_us, flight.bytes, &link.rtt, &link.loss);
-            update_congested(link, flight);
+            link.capacity.on_ack(now_us, acked_bytes, rtt_least_us, flight.bytes, &link.rtt, &link.loss);
+            update_congested(link, flight, now_us);
         }
         self.on_proof(slot, out);
     }

@@ -115,6 +115,11 @@ impl SendLog {
             .then_some(slot.newest.link as usize)
     }
 
+    /// `seq` lies before what a cumulative ACK has covered, or fell out of the ring long ago.
+    pub fn is_settled(&self, seq: Seq) -> bool {
+        self.window.is_some_and(|(oldest, _)| seq.is_before(oldest))
+    }
+
     /// Logs a transmission on `link`. A number far outside the window means a new session and resets the log.
     pub fn record(&mut self, now_us: u64, seq: Seq, len: usize, link: usize) {
         if !self.extend_window(seq) {

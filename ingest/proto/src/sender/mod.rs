@@ -162,6 +162,8 @@ pub struct Sender {
     /// Data packets of the encoder so far, retransmissions excluded.
     data_number: u64,
     last_link: usize,
+    /// The SRT socket that the encoder's data was last addressed to.
+    encoder_peer: Option<u32>,
     counters: SenderCounters,
 }
 
@@ -183,6 +185,7 @@ impl Sender {
             now_us: 0,
             data_number: 0,
             last_link: 0,
+            encoder_peer: None,
             counters: SenderCounters::default(),
             config,
         }
@@ -262,7 +265,7 @@ impl Sender {
             (Some(stock), _) => stock.window(slot),
             (None, Some(link)) => {
                 let packets =
-                    link.capacity.bdp_bytes(link.rtt.min_us().unwrap_or(0)) / estimate::PACKET_BYTES;
+                    link.capacity.pipe_bytes(link.rtt.min_us().unwrap_or(0)) / estimate::PACKET_BYTES;
                 ((packets * 1000.0) as i32).clamp(stock::WINDOW_MIN, stock::WINDOW_MAX)
             }
             (None, None) => 0,

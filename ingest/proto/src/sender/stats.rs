@@ -113,7 +113,7 @@ pub struct LinkStats {
     pub rtt_variation: Duration,
     /// Share of packets lost on the way up, 0..=1, over about a second.
     pub loss: f32,
-    /// Window in thousandths of packets (stock arithmetic, or the adaptive scheduler's bandwidth-delay product).
+    /// Window in thousandths of packets (stock arithmetic, or what the adaptive scheduler believes the pipe holds without a queue).
     pub window: i32,
     /// Data packets in flight.
     pub in_flight_packets: u32,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::adaptive::{Purpose, cost_us, update_congested};
+use super::adaptive::{Load, Purpose, cost_us, update_congested};
 use super::link::Link;
 use super::{LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
 use crate::Seq;
@@ -65,6 +65,12 @@ impl Sender {
     fn send_data(&mut self, data: &Data<'_>, out: &mut SenderActions) -> SenderVerdict {
         let (seq, len) = (data.seq(), data.bytes().len());
         let is_retransmitted = data.is_retransmitted();
+        // An encoder that was restarted unseen: another socket answers it, or it starts below what was acknowledged.
+        let socket_id = data.dest_socket_id();
+        let was_moved = self.encoder_peer.replace(socket_id).is_some_and(|before| before != socket_id);
+        if was_moved || (!is_retransmitted && self.log.is_settled(seq)) {
+            self.begin_session();
+        }
         let choice = if is_retransmitted {
             let lost_on = self.log.owner(seq);
             self.choose(Purpose::Urgent, len, lost_on)
@@ -102,16 +108,9 @@ impl Sender {
 
     fn send_control(&mut self, control: &Control<'_>, out: &mut SenderActions) -> SenderVerdict {
         if control.handshake().is_some_and(|handshake| handshake.kind == HandshakeKind::Induction) {
-            // The encoder begins a new SRT session: new numbers, nothing of the old ones is in flight.
             self.counters.inductions += 1;
-            self.log.reset();
-            if let Some(stock) = &mut self.stock {
-                stock.reset_logs();
-            }
-            for link in self.links.iter_mut().flatten() {
-                link.loss.restart();
-                link.is_congested = false;
-            }
+            self.encoder_peer = None;
+            self.begin_session();
         }
         let Some(choice) = self.choose(Purpose::Urgent, control.bytes().len(), None) else {
             return SenderVerdict::Drop(SenderDropReason::NoLink);
@@ -124,6 +123,18 @@ impl Sender {
             self.counters.copies_sent += 1;
         }
         to_link(choice.best)
+    }
+
+    /// The encoder begins a new SRT session: new numbers, nothing of the old ones is in flight.
+    fn begin_session(&mut self) {
+        self.log.reset();
+        if let Some(stock) = &mut self.stock {
+            stock.reset_logs();
+        }
+        for link in self.links.iter_mut().flatten() {
+            link.loss.restart();
+            link.is_congested = false;
+        }
     }
 
     fn on_data_sent(&mut self, slot: usize, seq: Seq, len: usize, is_copy: bool) {
@@ -140,7 +151,7 @@ impl Sender {
         link.loss.on_sent(now_us, is_copy);
         link.last_data_number = data_number;
         link.on_data_sent(now_us);
-        update_congested(link, flight);
+        update_congested(link, flight, now_us);
     }
 
     /// The best live link; without one, the link that answered last, as long as any was ever confirmed.
@@ -152,13 +163,15 @@ impl Sender {
                 .or_else(|| stock.choose(|slot| self.link(slot).is_some_and(|link| link.was_joined)))?;
             return Some(Choice { best, ..Choice::default() });
         }
+        let sent_rate: f32 = self.links.iter().flatten().map(|link| link.sent_rate.value(self.now_us)).sum();
         let mut best: Option<(usize, f32)> = None;
         let mut second: Option<(usize, f32)> = None;
         let mut starving = None;
         for (slot, link) in self.links.iter().enumerate() {
             let Some(link) = link.as_ref().filter(|link| link.state == LinkState::Live) else { continue };
             let was_last = slot == self.last_link;
-            let mut cost = cost_us(link, self.log.flight(slot), self.now_us, len, purpose, was_last);
+            let load = Load { flight: self.log.flight(slot), now_us: self.now_us, len, sent_rate };
+            let mut cost = cost_us(link, load, purpose, was_last);
             if lost_on == Some(slot) {
                 cost += SAME_LINK_COST_US;
             }
