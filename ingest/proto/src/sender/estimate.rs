@@ -272,8 +272,8 @@ impl Capacity {
         self.round_in_flight_min = self.round_in_flight_min.min(in_flight_bytes);
         self.round_rtt_min_us = self.round_rtt_min_us.min(rtt_least_us.unwrap_or(u32::MAX));
         let took_us = now_us.saturating_sub(start_us);
-        let (Some(srtt_us), Some(min_rtt_us)) = (rtt.smoothed_us(), rtt.min_us()) else { return };
-        if took_us < ROUND_MIN_US.max(u64::from(srtt_us)) {
+        let Some(min_rtt_us) = rtt.min_us() else { return };
+        if took_us < ROUND_MIN_US.max(u64::from(min_rtt_us)) {
             return;
         }
         if took_us < 2_000_000 {
@@ -297,8 +297,7 @@ impl Capacity {
                 // It ran empty in between: what it delivered is what it was given.
                 return;
             }
-            // Half way, because acknowledgements come in lumps.
-            self.rate = self.rate.midpoint(HOLD_GAIN * delivered);
+            self.rate = HOLD_GAIN * delivered;
             self.is_starting = false;
         } else {
             let gain = if self.is_starting { START_GAIN } else { PROBE_GAIN };
