@@ -1,6 +1,6 @@
 //! One plain function per parser and state machine. A defect is a panic; what each checks beyond that stands at its head.
 //!
-//! State machines read their input as a [`script`] of operations, so that a mutated input is another sequence of events, and
+//! State machines read their input as a script of operations, so that a mutated input is another sequence of events, and
 //! genuine values (issued IDs, live socket IDs) can be reached that no random bytes would guess.
 
 mod config;
