@@ -175,7 +175,7 @@ pub fn send(scene: &Scene, listen: SocketAddr, to: SocketAddr, links: &[&str]) -
     Process::spawn(scene, "send", send_command(listen, to, links)?)
 }
 
-/// The command behind [`send`].
+/// The command behind [`send`]; without links it follows whatever interfaces there are.
 ///
 /// # Errors
 /// When the binary cannot be built.
@@ -184,6 +184,9 @@ pub fn send_command(listen: SocketAddr, to: SocketAddr, links: &[&str]) -> Resul
     command.args(["--to", &to.to_string(), "--listen", &listen.to_string()]);
     for link in links {
         command.args(["--link", link]);
+    }
+    if links.is_empty() {
+        command.arg("--auto");
     }
     Ok(command)
 }

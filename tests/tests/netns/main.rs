@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         needs,
         cable_pulled_and_plugged_in_by_interface,
     );
+    suite.test("relay::cable_pulled_and_plugged_in_auto", needs, cable_pulled_and_plugged_in_auto);
     suite.run()
 }
 
@@ -104,8 +105,16 @@ fn three_links_by_address(scene: &Scene) -> Result<()> {
 
 /// One cable is pulled in mid-stream, another one after the first is back.
 fn cable_pulled_and_plugged_in_by_interface(scene: &Scene) -> Result<()> {
-    let links: Vec<_> = (0..3).map(Hosts::device).collect();
-    bonded(scene, &links)?.stream(scene, 10, Duration::from_secs(1), |hosts| {
+    cable_pulled_and_plugged_in(scene, &[0, 1, 2].map(Hosts::device))
+}
+
+/// The same without naming any interface: `--auto` follows what comes and goes.
+fn cable_pulled_and_plugged_in_auto(scene: &Scene) -> Result<()> {
+    cable_pulled_and_plugged_in(scene, &[])
+}
+
+fn cable_pulled_and_plugged_in(scene: &Scene, links: &[String]) -> Result<()> {
+    bonded(scene, links)?.stream(scene, 10, Duration::from_secs(1), |hosts| {
         std::thread::sleep(Duration::from_secs(1));
         hosts.set_link_up(0, false)?;
         std::thread::sleep(Duration::from_secs(2));
