@@ -133,6 +133,8 @@ impl Sender {
 
     pub(crate) fn on_nak(&mut self, now: Micros, list: LossList<'_>) {
         self.stats.naks_received += 1;
+        // An honest list names every packet once; repeated ranges must not cost more than that.
+        let mut budget = self.sent as i32;
         for range in list {
             let Ok((first, last)) = range else {
                 self.stats.invalid_reports += 1;
@@ -149,7 +151,8 @@ impl Sender {
             if end >= self.sent as i32 {
                 self.stats.invalid_reports += 1;
             }
-            let end = end.min(self.sent as i32 - 1);
+            let end = end.min(self.sent as i32 - 1).min(start.saturating_add(budget - 1));
+            budget -= (end - start + 1).max(0);
             for offset in start..=end {
                 self.want(now, offset as usize);
             }
