@@ -20,6 +20,8 @@ use std::collections::VecDeque;
 const KEEPALIVE: Micros = 1_000 * MS;
 /// How long a closed connection still answers with SHUTDOWN.
 const LINGER: Micros = 1_000 * MS;
+/// How far SHUTDOWN may run ahead of data on slower links.
+const LATE: Micros = 1_000 * MS;
 /// ACKs that wait for their ACKACK; further ones are not answered.
 const ACKACKS: usize = 16;
 
@@ -64,6 +66,12 @@ pub(crate) struct Connection<P> {
     crypto: Crypto,
     heard_at: Micros,
     spoke_at: Micros,
+    /// The peer has used our socket ID, so it has seen our answer; until then the connection is half open.
+    confirmed: bool,
+    /// Data that SHUTDOWN overtook on another link are still taken until then.
+    late_until: Micros,
+    /// Says nothing any more: the peer has given its socket ID to a new session.
+    muted: bool,
     ackacks: VecDeque<u32>,
     answer_due: bool,
     shutdown_due: bool,
@@ -87,6 +95,9 @@ impl<P: Copy> Connection<P> {
             crypto: Crypto::Clear,
             heard_at: now,
             spoke_at: now,
+            confirmed: setup.answer.is_empty(),
+            late_until: now,
+            muted: false,
             ackacks: VecDeque::with_capacity(ACKACKS),
             answer_due: !setup.answer.is_empty(),
             shutdown_due: false,
@@ -99,6 +110,16 @@ impl<P: Copy> Connection<P> {
     /// Takes data from the application at all.
     pub(crate) fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// The caller has not shown yet that it got our answer.
+    pub(crate) fn is_half_open(&self) -> bool {
+        !self.confirmed && self.is_alive()
+    }
+
+    /// When the last data packet came, or the connection was made.
+    pub(crate) fn last_data_at(&self) -> Micros {
+        self.receiver.last_data_at()
     }
 
     /// The application may still ask about it.
@@ -119,17 +140,20 @@ impl<P: Copy> Connection<P> {
 
     pub(crate) fn on_data(&mut self, now: Micros, path: u8, packet: &DataView<'_>, pool: &mut Pool) {
         self.heard_at = now;
+        self.confirmed = true;
         match self.state {
             State::Open | State::Finishing(_) => {
                 self.receiver.on_data(now, path, packet, &self.crypto, pool);
             }
-            State::Draining(_) => {}
-            State::Lingering(_) => self.straggler(now),
+            State::Draining(_) if now < self.late_until => {
+                self.receiver.on_data(now, path, packet, &self.crypto, pool);
+            }
+            State::Draining(_) | State::Lingering(_) => self.straggler(now),
         }
     }
 
     fn straggler(&mut self, now: Micros) {
-        if now - self.spoke_at >= 200 * MS {
+        if !self.muted && now - self.spoke_at >= 200 * MS {
             self.shutdown_due = true;
         }
     }
@@ -138,6 +162,7 @@ impl<P: Copy> Connection<P> {
     pub(crate) fn on_control(&mut self, now: Micros, packet: &ControlView<'_>) -> bool {
         let Ok(control) = packet.control() else { return false };
         self.heard_at = now;
+        self.confirmed = true;
         if !self.is_alive() {
             if !matches!(control, Control::Shutdown) {
                 self.straggler(now);
@@ -155,7 +180,12 @@ impl<P: Copy> Connection<P> {
             Control::AckAck { number } => self.receiver.on_ackack(now, number),
             Control::Nak(list) => self.sender.on_nak(now, list),
             Control::DropReq { first, last, .. } => self.receiver.on_drop_request(now, first, last),
-            Control::Shutdown => self.peer_gone(CloseReason::PeerShutdown),
+            Control::Shutdown => {
+                if matches!(self.state, State::Open | State::Finishing(_)) {
+                    self.late_until = now + self.setup.receiver.latency.min(LATE);
+                }
+                self.peer_gone(CloseReason::PeerShutdown);
+            }
             // Key material without encryption, and what has no meaning in live mode.
             Control::Handshake(_)
             | Control::KeepAlive
@@ -177,12 +207,28 @@ impl<P: Copy> Connection<P> {
         self.state = State::Lingering(now + LINGER);
     }
 
-    /// The application ends it now; what is buffered is discarded.
-    pub(crate) fn close(&mut self, now: Micros) {
+    /// Ends it now; what is buffered is discarded.
+    pub(crate) fn close(&mut self, now: Micros, reason: CloseReason) {
         if self.is_alive() {
-            self.shutdown_due = true;
-            self.end(now, CloseReason::Local);
+            self.shutdown_due = !self.muted;
+            self.end(now, reason);
         }
+    }
+
+    /// The application wants no more than what was received so far.
+    pub(crate) fn drain(&mut self) {
+        if matches!(self.state, State::Open | State::Finishing(_)) {
+            self.shutdown_due = true;
+            self.state = State::Draining(CloseReason::Local);
+        }
+    }
+
+    /// The peer has begun a new session with the same socket ID: whatever we said now would reach that one.
+    pub(crate) fn mute(&mut self) {
+        self.muted = true;
+        self.answer_due = false;
+        self.shutdown_due = false;
+        self.peer_gone(CloseReason::Replaced);
     }
 
     /// The application has no more data: SHUTDOWN once all is acknowledged and the peer has played it.

@@ -32,6 +32,8 @@ pub enum CloseReason {
     PeerShutdown,
     /// The peer fell silent.
     PeerIdle,
+    /// The caller has begun a new session with the same socket ID.
+    Replaced,
     /// No answer to a call.
     ConnectTimeout,
     /// The peer refused the call.
@@ -44,6 +46,7 @@ impl fmt::Display for CloseReason {
             Self::Local => f.write_str("closed here"),
             Self::Finished => f.write_str("finished"),
             Self::PeerShutdown => f.write_str("closed by the peer"),
+            Self::Replaced => f.write_str("replaced by a new session of the same caller"),
             Self::PeerIdle => f.write_str("peer fell silent"),
             Self::ConnectTimeout => f.write_str("no answer to the call"),
             Self::Rejected(reason) => write!(f, "call rejected: {reason}"),

@@ -73,6 +73,11 @@ impl<P: Copy + Eq + Hash> Listener<P> {
         Some(pending)
     }
 
+    /// Callers of `peer` that wait for the application.
+    pub(super) fn waiting(&self, peer: P) -> usize {
+        self.pending.iter().flatten().filter(|entry| entry.peer == peer && entry.refused.is_none()).count()
+    }
+
     /// Parks a caller; the oldest refusal makes room. `None`: full of callers that wait.
     fn park(&mut self, mut pending: Pending<P>) -> Option<IncomingId> {
         let index = self.pending.iter().position(Option::is_none).or_else(|| {
@@ -148,6 +153,10 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     ) -> &mut u64 {
         let repr = *view.repr();
         match repr.kind {
+            // 0 is the listener itself, and what another listener answers is no call: two of us would answer
+            // each other for ever after one forged packet.
+            _ if repr.socket_id == 0 => &mut self.counters.dropped_handshake,
+            HandshakeKind::Induction if repr.extension == MAGIC => &mut self.counters.dropped_handshake,
             HandshakeKind::Induction => {
                 let cookie = self.keys.make(now, &peer);
                 // The socket ID in the answer is the caller's own: libsrt does so, and senders rely on it.
@@ -175,11 +184,13 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     fn conclusion(&mut self, now: Micros, peer: P, timestamp: u32, view: &HandshakeView<'_>) -> bool {
         let repr = *view.repr();
         let caller = (peer, repr.socket_id);
-        if let Some(&index) = self.callers.get(&caller) {
-            if let Some(Slot::Live(conn)) = self.slots.get_mut(index as usize) {
-                conn.repeat_answer(now);
-                self.touch(now, index as usize);
-            }
+        // A repeat has the same initial number; with another one the caller has begun anew under its old ID.
+        if let Some(&index) = self.callers.get(&caller)
+            && let Some(Slot::Live(conn)) = self.slots.get_mut(index as usize)
+            && conn.setup.receiver.isn == repr.isn
+        {
+            conn.repeat_answer(now);
+            self.touch(now, index as usize);
             return true;
         }
         if let Some(&index) = self.listener.by_caller.get(&caller) {
@@ -189,7 +200,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             }
             return true;
         }
-        if self.events.len() >= self.config.events_max {
+        if self.events.len() >= self.config.events_max || !self.half_open_room(now, peer) {
             return false;
         }
         let wishes = read_extensions(view);
@@ -281,7 +292,13 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             peer_idle: micros(self.config.peer_idle),
             answer,
         };
-        self.callers.insert((peer, caller_id), index as u32);
+        if let Some(old) = self.callers.insert((peer, caller_id), index as u32)
+            && let Some(Slot::Live(conn)) = self.slots.get_mut(old as usize)
+        {
+            conn.mute();
+            self.touch(now, old as usize);
+        }
+        self.half_open.add(peer, local_id, now);
         self.counters.connected += 1;
         let conn = ConnId(local_id);
         self.events.push_back(Event::Connected {

@@ -5,6 +5,7 @@
 //! its cookie has come back.
 
 mod caller;
+mod half_open;
 mod listener;
 
 use crate::config::{AcceptOptions, ConnectOptions, EndpointConfig};
@@ -18,6 +19,7 @@ use crate::stats::{EndpointCounters, Stats};
 use crate::time::{Clock, Micros, NEVER, micros};
 use bytes::Bytes;
 use caller::Call;
+use half_open::HalfOpen;
 use listener::Listener;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -76,6 +78,7 @@ pub struct Endpoint<P> {
     /// Established connections by peer and the caller's socket ID.
     callers: HashMap<(P, u32), u32, TableHash>,
     listener: Listener<P>,
+    half_open: HalfOpen<P>,
     replies: VecDeque<Reply<P>>,
     events: VecDeque<Event<P>>,
     counters: EndpointCounters,
@@ -101,6 +104,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             turn: 0,
             callers: HashMap::with_capacity_and_hasher(connections_max, keys.table()),
             listener: Listener::new(incoming_max, keys.table()),
+            half_open: HalfOpen::new(connections_max),
             replies: VecDeque::with_capacity(REPLIES_MAX),
             events: VecDeque::with_capacity(config.events_max),
             counters: EndpointCounters::default(),
@@ -224,11 +228,33 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
         let Some(index) = self.find(conn.0) else { return };
         match self.slots.get_mut(index) {
             Some(Slot::Live(connection)) => {
-                connection.close(now);
+                connection.close(now, CloseReason::Local);
                 self.touch(now, index);
             }
             Some(Slot::Calling(_)) => self.fail_call(index, CloseReason::Local),
             _ => {}
+        }
+    }
+
+    /// Ends a connection in the other direction gently: SHUTDOWN now, and `Closed` when everything received so far
+    /// has been delivered at its time. A call is ended now.
+    pub fn drain(&mut self, now: Instant, conn: ConnId) {
+        let now_us = self.clock.micros(now);
+        match self.live(conn) {
+            Some((index, connection)) => {
+                connection.drain();
+                self.touch(now_us, index);
+            }
+            None => self.close(now, conn),
+        }
+    }
+
+    /// When the last data packet of a connection arrived, or the connection was made. `None` when it is ending or
+    /// has ended: nothing new can come from it.
+    pub fn last_data_at(&self, conn: ConnId) -> Option<Instant> {
+        match self.slots.get(self.find(conn.0)?)? {
+            Slot::Live(connection) if connection.is_open() => self.clock.instant(connection.last_data_at()),
+            _ => None,
         }
     }
 
@@ -384,13 +410,13 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
         (id == local_id).then_some(index)
     }
 
-    /// A free slot and a socket ID for it. Lingering connections make room when there is none.
+    /// A free slot and a socket ID for it. When there is none, connections that linger make room, then half-open ones.
     fn claim(&mut self, now: Micros) -> Option<(usize, u32)> {
         if self.free.is_empty() {
-            let lingering = self
-                .slots
-                .iter()
-                .position(|slot| matches!(slot, Slot::Live(conn) if conn.is_over(Micros::MAX)));
+            if !self.slots.iter().any(is_lingering) {
+                self.evict_half_open(now);
+            }
+            let lingering = self.slots.iter().position(is_lingering);
             self.release(lingering?);
         }
         let index = self.free.pop()?;
@@ -487,6 +513,10 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     fn floor_ms(&self) -> u16 {
         millis(micros(self.config.latency))
     }
+}
+
+fn is_lingering<P: Copy>(slot: &Slot<P>) -> bool {
+    matches!(slot, Slot::Live(conn) if conn.is_over(Micros::MAX))
 }
 
 /// Whole milliseconds as handshakes carry them.

@@ -80,6 +80,7 @@ pub(crate) struct Receiver {
     rtt: Rtt,
     rate: RateMeter,
     rexmit_flag: bool,
+    last_data_at: Micros,
     /// Last packet beyond the window.
     beyond: Option<Seq>,
     stats: Stats,
@@ -104,6 +105,7 @@ impl Receiver {
             rtt: Rtt::default(),
             rate: RateMeter::default(),
             rexmit_flag: setup.rexmit_flag,
+            last_data_at: now,
             beyond: None,
             stats: Stats::default(),
         }
@@ -119,6 +121,7 @@ impl Receiver {
     ) {
         let seq = packet.seq();
         let retransmitted = packet.retransmitted();
+        self.last_data_at = now;
         self.stats.received += 1;
         self.stats.received_bytes += packet.payload().len() as u64;
         self.stats.received_retransmissions += u64::from(retransmitted);
@@ -283,6 +286,11 @@ impl Receiver {
     /// No payload is waiting for its time.
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
+    }
+
+    /// When the last data packet came, or the connection was made.
+    pub(crate) fn last_data_at(&self) -> Micros {
+        self.last_data_at
     }
 
     /// When the next payload is due.
