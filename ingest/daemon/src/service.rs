@@ -34,6 +34,8 @@ const EPOCH_SECONDS: u64 = 24 * 3600;
 /// Datagrams waiting between shards, per shard.
 const HANDOFF_DEPTH: usize = 1024;
 const NOTICES: usize = 1024;
+/// How long a port in use is waited for.
+const PORT_WAIT: Duration = Duration::from_secs(1);
 /// How long a shard may take to say goodbye before the process ends without it.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -341,7 +343,16 @@ fn bind(addr: SocketAddr, shards: u8, config: &Config, key: &str) -> anyhow::Res
         send_buf: config.runtime.socket_buffer_bytes,
         ..BindOptions::default()
     };
-    bind_udp(addr, &options).with_context(|| format!("{key} = \"{addr}\""))
+    // A killed predecessor's ring keeps its ports for a moment after it is gone.
+    let deadline = Instant::now() + PORT_WAIT;
+    loop {
+        match bind_udp(addr, &options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result.with_context(|| format!("{key} = \"{addr}\"")),
+        }
+    }
 }
 
 fn resolve(server: &str) -> anyhow::Result<SocketAddr> {

@@ -1,6 +1,8 @@
 //! Several shards behave like one: links of a group land on whatever socket the kernel's hash picks, and still the
 //! group's packets leave by one forwarder with one source port, and answers reach every link.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
