@@ -55,7 +55,8 @@ struct Stream {
 struct Publisher {
     conn: ConnId,
     peer: Peer,
-    heard_at: Instant,
+    /// Its first payload has been played; what its predecessor has left is of no use any more.
+    delivered: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,9 @@ pub struct Relay {
     /// The SRT engine. The shard feeds it datagrams and takes its transmits.
     pub endpoint: Endpoint<Peer>,
     config: RelayConfig,
+    /// At most one more than there may be connections: a stream without one can make room.
     streams: Vec<Stream>,
+    streams_max: usize,
     by_name: HashMap<Arc<str>, usize>,
     roles: HashMap<ConnId, Role>,
     rejections: Vec<(&'static str, u64)>,
@@ -94,6 +97,7 @@ impl Relay {
         notices: Notices,
     ) -> Self {
         Self {
+            streams_max: endpoint.connections_max + 1,
             endpoint: Endpoint::new(endpoint, secret, seed, now),
             config,
             streams: Vec::new(),
@@ -141,13 +145,13 @@ impl Relay {
         linger.chain(self.endpoint.poll_timeout()).min()
     }
 
-    /// The SRTLA group of a publisher is gone: nothing more can come from it.
+    /// An SRTLA group is gone: nothing more can come from its publishers; what they have sent is still played.
     pub fn close_group(&mut self, now: Instant, group: GroupKey) {
-        let publisher = |s: &Stream| s.publisher.filter(|p| p.peer == Peer::Bonded(group));
-        if let Some(publisher) = self.streams.iter().find_map(publisher) {
-            self.endpoint.close(now, publisher.conn);
-            self.pump(now);
+        let publishers = self.streams.iter().filter_map(|s| s.publisher);
+        for publisher in publishers.filter(|p| p.peer == Peer::Bonded(group)) {
+            self.endpoint.drain(now, publisher.conn);
         }
+        self.pump(now);
     }
 
     /// Says goodbye to every peer, for a graceful stop.
@@ -198,7 +202,11 @@ impl Relay {
         let Some(Role::Publisher(index)) = self.roles.get(&conn).copied() else { return };
         let Some(stream) = self.streams.get_mut(index) else { return };
         if let Some(publisher) = &mut stream.publisher {
-            publisher.heard_at = now;
+            if publisher.conn == conn {
+                publisher.delivered = true;
+            } else if publisher.delivered {
+                return;
+            }
         }
         for player in &stream.players {
             if self.endpoint.send(now, *player, payload.clone()).is_err() {
@@ -265,8 +273,10 @@ impl Relay {
         let index = self.stream_index(name);
         let old = self.streams.get(index).and_then(|s| s.publisher);
         if let Some(old) = old {
+            // What counts is what arrives; what is delivered now arrived one latency ago.
+            let sends = |at| now.saturating_duration_since(at) < TAKEOVER_SILENCE;
             let same_encoder = old.peer == peer;
-            if !same_encoder && now.duration_since(old.heard_at) < TAKEOVER_SILENCE {
+            if !same_encoder && self.endpoint.last_data_at(old.conn).is_some_and(sends) {
                 return Err(Refusal {
                     code: 1409,
                     label: "already_publishing",
@@ -276,8 +286,8 @@ impl Relay {
         }
         let conn = self.accept(now, id)?;
         if let Some(old) = old {
-            self.roles.remove(&old.conn);
-            self.endpoint.close(now, old.conn);
+            // What it has sent so far is still played.
+            self.endpoint.drain(now, old.conn);
             self.notices.push(Notice::PublisherDown {
                 stream: name.clone(),
                 reason: "replaced by a new session".into(),
@@ -285,7 +295,7 @@ impl Relay {
         }
         self.roles.insert(conn, Role::Publisher(index));
         if let Some(stream) = self.streams.get_mut(index) {
-            stream.publisher = Some(Publisher { conn, peer, heard_at: now });
+            stream.publisher = Some(Publisher { conn, peer, delivered: false });
             stream.orphaned_at = None;
         }
         let latency_ms = self.endpoint.stats(conn).map_or(0, |s| s.receive_latency.as_millis() as u64);
@@ -384,7 +394,14 @@ impl Relay {
             player_overflow_datagrams: 0,
         };
         let idle = |s: &Stream| s.publisher.is_none() && s.players.is_empty() && s.orphaned_at.is_none();
-        let index = if let Some(index) = self.streams.iter().position(idle) {
+        let reusable = self.streams.iter().position(idle).or_else(|| {
+            // All slots taken: the stream that has waited longest for its publisher, and has no players, goes.
+            let full = self.streams.len() >= self.streams_max;
+            let waiting = self.streams.iter().enumerate().filter(|(_, s)| full && s.publisher.is_none());
+            let waiting = waiting.filter(|(_, s)| s.players.is_empty());
+            waiting.min_by_key(|(_, s)| s.orphaned_at).map(|(index, _)| index)
+        });
+        let index = if let Some(index) = reusable {
             self.by_name.remove(&self.streams[index].name);
             self.streams[index] = fresh;
             index
@@ -403,3 +420,6 @@ fn describe(peer: Peer) -> String {
         Peer::Bonded(group) => format!("srtla group {}", group_name(group)),
     }
 }
+
+#[cfg(test)]
+mod tests;
