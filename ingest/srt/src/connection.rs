@@ -20,6 +20,8 @@ use std::collections::VecDeque;
 const KEEPALIVE: Micros = 1_000 * MS;
 /// How long a closed connection still answers with SHUTDOWN.
 const LINGER: Micros = 1_000 * MS;
+/// How long after the caller got our answer its CONCLUSION may still arrive.
+const REPEATS: Micros = 3_000 * MS;
 /// How far SHUTDOWN may run ahead of data on slower links.
 const LATE: Micros = 1_000 * MS;
 /// ACKs that wait for their ACKACK; further ones are not answered.
@@ -66,8 +68,8 @@ pub(crate) struct Connection<P> {
     crypto: Crypto,
     heard_at: Micros,
     spoke_at: Micros,
-    /// The peer has used our socket ID, so it has seen our answer; until then the connection is half open.
-    confirmed: bool,
+    /// When the peer first used our socket ID, so it has seen our answer; until then the connection is half open.
+    confirmed_at: Option<Micros>,
     /// Data that SHUTDOWN overtook on another link are still taken until then.
     late_until: Micros,
     /// Says nothing any more: the peer has given its socket ID to a new session.
@@ -95,7 +97,7 @@ impl<P: Copy> Connection<P> {
             crypto: Crypto::Clear,
             heard_at: now,
             spoke_at: now,
-            confirmed: setup.answer.is_empty(),
+            confirmed_at: setup.answer.is_empty().then_some(now),
             late_until: now,
             muted: false,
             ackacks: VecDeque::with_capacity(ACKACKS),
@@ -114,7 +116,7 @@ impl<P: Copy> Connection<P> {
 
     /// The caller has not shown yet that it got our answer.
     pub(crate) fn is_half_open(&self) -> bool {
-        !self.confirmed && self.is_alive()
+        self.confirmed_at.is_none() && self.is_alive()
     }
 
     /// When the last data packet came, or the connection was made.
@@ -132,6 +134,13 @@ impl<P: Copy> Connection<P> {
         self.closed.is_none() && matches!(self.state, State::Lingering(until) if until <= now)
     }
 
+    /// A CONCLUSION of this caller with that initial number repeats an earlier one; otherwise the caller has begun
+    /// anew under its old socket ID. Callers stop repeating once they are answered; copies may lag a little.
+    pub(crate) fn is_repeat(&self, now: Micros, isn: crate::seq::Seq) -> bool {
+        isn == self.setup.receiver.isn
+            && !(self.is_open() && self.confirmed_at.is_some_and(|at| now - at >= REPEATS))
+    }
+
     /// The caller repeats its CONCLUSION.
     pub(crate) fn repeat_answer(&mut self, now: Micros) {
         self.heard_at = now;
@@ -140,7 +149,7 @@ impl<P: Copy> Connection<P> {
 
     pub(crate) fn on_data(&mut self, now: Micros, path: u8, packet: &DataView<'_>, pool: &mut Pool) {
         self.heard_at = now;
-        self.confirmed = true;
+        self.confirmed_at.get_or_insert(now);
         match self.state {
             State::Open | State::Finishing(_) => {
                 self.receiver.on_data(now, path, packet, &self.crypto, pool);
@@ -162,7 +171,7 @@ impl<P: Copy> Connection<P> {
     pub(crate) fn on_control(&mut self, now: Micros, packet: &ControlView<'_>) -> bool {
         let Ok(control) = packet.control() else { return false };
         self.heard_at = now;
-        self.confirmed = true;
+        self.confirmed_at.get_or_insert(now);
         if !self.is_alive() {
             if !matches!(control, Control::Shutdown) {
                 self.straggler(now);

@@ -229,6 +229,18 @@ fn the_same_socket_id_with_another_start_is_another_session() {
 }
 
 #[test]
+fn the_same_handshake_again_is_a_repeat_at_first_and_a_new_session_later() {
+    let start = Instant::now();
+    let mut endpoint = endpoint(EndpointConfig::default(), start);
+    let old = guest(&mut endpoint, start, REAL, 1, 100).unwrap();
+    assert_eq!(guest(&mut endpoint, start + ms(1000), REAL, 1, 100), None);
+    endpoint.handle(start + ms(3500), REAL, 0, &keepalive(old));
+    let new =
+        guest(&mut endpoint, start + ms(4000), REAL, 1, 100).expect("a device without randomness restarts");
+    assert_ne!(old, new);
+}
+
+#[test]
 fn a_loss_report_costs_no_more_than_the_send_buffer() {
     let now = Instant::now();
     let mut endpoint = endpoint(EndpointConfig::default(), now);

@@ -184,10 +184,9 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     fn conclusion(&mut self, now: Micros, peer: P, timestamp: u32, view: &HandshakeView<'_>) -> bool {
         let repr = *view.repr();
         let caller = (peer, repr.socket_id);
-        // A repeat has the same initial number; with another one the caller has begun anew under its old ID.
         if let Some(&index) = self.callers.get(&caller)
             && let Some(Slot::Live(conn)) = self.slots.get_mut(index as usize)
-            && conn.setup.receiver.isn == repr.isn
+            && conn.is_repeat(now, repr.isn)
         {
             conn.repeat_answer(now);
             self.touch(now, index as usize);
