@@ -43,7 +43,6 @@ mod time;
 pub use config::{AcceptOptions, ConnectOptions, EndpointConfig};
 pub use endpoint::{Endpoint, TRANSMIT_MIN, Transmit};
 pub use event::{CloseReason, ConnId, Event, IncomingId, Role, SendError};
-pub use pool::Pool;
 pub use reject::RejectReason;
 pub use seq::{MsgNo, Seq};
 pub use stats::{EndpointCounters, Stats};

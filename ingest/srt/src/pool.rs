@@ -11,7 +11,7 @@ const TRIES: usize = 8;
 
 /// Cuts payloads from chunks.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     current: BytesMut,
     resting: VecDeque<BytesMut>,
     chunk_bytes: usize,
@@ -21,7 +21,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool of at most `chunks_max` chunks of `chunk_bytes` each. Chunks are made when first needed.
-    pub fn new(chunk_bytes: usize, chunks_max: usize) -> Self {
+    pub(crate) fn new(chunk_bytes: usize, chunks_max: usize) -> Self {
         Self {
             current: BytesMut::with_capacity(chunk_bytes),
             resting: VecDeque::with_capacity(chunks_max),
@@ -32,7 +32,7 @@ impl Pool {
     }
 
     /// A payload with the contents of `bytes`.
-    pub fn copy(&mut self, bytes: &[u8]) -> Bytes {
+    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Bytes {
         if self.current.capacity() < bytes.len() && !self.next_chunk(bytes.len()) {
             self.overflowed += 1;
             return Bytes::copy_from_slice(bytes);
@@ -65,12 +65,13 @@ impl Pool {
     }
 
     /// Chunks made so far.
-    pub fn chunks(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn chunks(&self) -> usize {
         self.resting.len() + 1
     }
 
     /// Payloads that had to be allocated one by one.
-    pub fn overflowed(&self) -> u64 {
+    pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed
     }
 }

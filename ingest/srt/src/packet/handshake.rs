@@ -362,32 +362,6 @@ impl<'a> KmMessage<'a> {
     }
 }
 
-/// Contents of a GROUP block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GroupExtension {
-    /// Group ID.
-    pub id: u32,
-    /// 1 broadcast, 2 main/backup.
-    pub kind: u8,
-    /// Flags.
-    pub flags: u8,
-    /// Weight of this member.
-    pub weight: u16,
-}
-
-impl GroupExtension {
-    /// Reads the two words.
-    ///
-    /// # Errors
-    /// [`WireError::BadLength`] below 8 bytes.
-    pub fn parse(contents: &[u8]) -> Result<Self, WireError> {
-        let (Some(id), Some(rest)) = (word(contents, 0), word(contents, 1)) else {
-            return Err(WireError::BadLength);
-        };
-        Ok(Self { id, kind: (rest >> 24) as u8, flags: (rest >> 16) as u8, weight: rest as u16 })
-    }
-}
-
 /// Appends extension blocks after the fixed part.
 #[derive(Debug)]
 pub struct ExtensionWriter<'a> {
