@@ -3,6 +3,7 @@
 mod sender_support;
 
 use bondgate_proto::sender::{LinkState, Scheduler, SenderNotice};
+use bondgate_proto::wire::PacketType;
 use sender_support::*;
 
 /// Three links of 20, 30 and 40 ms one way, streaming for two seconds.
@@ -154,6 +155,48 @@ fn a_quiet_group_stays_up_and_lossy_keepalives_do_not_lose_links() {
     assert!(lost <= 1, "{lost} links given up in a minute of 10 % loss");
     let rtt = world.stats(0).rtt.unwrap();
     assert!(rtt.as_millis().abs_diff(80) <= 2, "{rtt:?}");
+}
+
+#[test]
+fn an_idle_link_may_lose_two_questions_in_a_row() {
+    let mut world = World::new(Scheduler::Adaptive, Manners::Stock, 3);
+    world.add_link(Path::new(40));
+    world.run_for(1500 * MS);
+    let mut left = 2;
+    world.drop_rule = Box::new(move |_, _, up, bytes| {
+        let is_lost = up && left > 0 && kind(bytes) == Some(PacketType::Keepalive);
+        left -= u32::from(is_lost);
+        is_lost
+    });
+    world.run_for(5 * S);
+    let suspected = world.notices.iter().any(|(_, n)| matches!(n, SenderNotice::LinkSuspect { .. }));
+    assert!(!suspected, "{:?}", world.notices);
+    world.drop_rule = Box::new(|_, _, up, bytes| up && kind(bytes) == Some(PacketType::Keepalive));
+    world.run_for(2 * S);
+    assert_eq!(world.live(), 0, "a third one is too many");
+}
+
+/// The only other link has just lost its questions, but no data: it is tried before the busy one is given up.
+#[test]
+fn a_suspect_link_is_tried_as_soon_as_the_live_one_swallows_data() {
+    let mut world = World::new(Scheduler::Adaptive, Manners::Stock, 5);
+    world.add_link(Path::new(20));
+    world.add_link(Path::new(100));
+    world.run_for(500 * MS);
+    world.start_encoder(3.0);
+    world.run_for(2 * S);
+    world.drop_rule = Box::new(|_, link, up, _| !up && link == 1);
+    world.run_until_true(4 * S, |w| w.stats(1).state == LinkState::Suspect).expect("not suspect");
+    let (hole_us, sent) = (world.now_us, world.stats(1).sent_packets);
+    world.path(0).blackhole = true;
+    world.run_for(200 * MS);
+    assert_eq!(world.stats(0).state, LinkState::Live, "not yet given up");
+    assert!(world.stats(1).sent_packets > sent, "the suspect link is not tried");
+    world.drop_rule = Box::new(|_, _, _, _| false);
+    world.run_for(2 * S);
+    let gap_ms = world.longest_gap_us(hole_us, world.now_us) / MS;
+    assert!(gap_ms <= 450, "{gap_ms} ms without video");
+    assert_eq!(finish(&mut world), 0);
 }
 
 #[test]

@@ -76,16 +76,22 @@ pub(super) fn cost_us(link: &Link, load: Load, purpose: Purpose, was_last: bool)
 fn queue_us(link: &Link, flight: Flight, now_us: u64, len: usize) -> f32 {
     let least_us = link.rtt.min_us().unwrap_or(UNKNOWN_RTT_US);
     let backlog = (flight.bytes as f32 + len as f32 - link.capacity.pipe_bytes(least_us)).max(0.0);
+    let silent_us = if is_silent(link, now_us) { SILENT_COST_US } else { 0.0 };
+    (overdue_us(link, now_us) + silent_us).max(backlog / link.capacity.rate() * 1e6)
+}
+
+/// How long an answer is overdue, beyond the round trip.
+fn overdue_us(link: &Link, now_us: u64) -> f32 {
     let age_us = match link.expects_since_us() {
         NEVER => 0,
         since_us => now_us.saturating_sub(since_us),
     };
-    let mut overdue_us =
-        age_us.saturating_sub(u64::from(link.rtt.smoothed_us().unwrap_or(UNKNOWN_RTT_US))) as f32;
-    if overdue_us > (4 * link.rtt.variation_us() + ACK_DELAY_US) as f32 {
-        overdue_us += SILENT_COST_US;
-    }
-    overdue_us.max(backlog / link.capacity.rate() * 1e6)
+    age_us.saturating_sub(u64::from(link.rtt.smoothed_us().unwrap_or(UNKNOWN_RTT_US))) as f32
+}
+
+/// An answer is overdue beyond the retransmission timeout of RFC 6298, and not for want of a single lost question.
+pub(super) fn is_silent(link: &Link, now_us: u64) -> bool {
+    link.is_doubtful() && overdue_us(link, now_us) > (4 * link.rtt.variation_us() + ACK_DELAY_US) as f32
 }
 
 /// Sets or clears the link's congested mark.

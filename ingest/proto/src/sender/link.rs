@@ -17,6 +17,9 @@ const REBIND_PAUSE_MAX_US: u64 = 8000 * MS;
 const UNKNOWN_RTT_US: u64 = 250 * MS;
 /// Data packets after which at least one SRTLA ACK is owed: stock receivers send one per ten.
 const UNPROVEN_PACKETS_MAX: u8 = 10;
+/// How often an owed answer is asked for again before the link is suspect: on a lossy link that is hardly used, each
+/// question alone is easily lost.
+const QUERIES_MAX: u8 = 2;
 
 /// A keepalive that may still be echoed.
 #[derive(Clone, Copy, Default)]
@@ -53,7 +56,8 @@ pub(super) struct Link {
     proof_owed_us: u64,
     /// Since when data has been sent without hearing anything at all; in a running session SRT ACKs come all the time.
     unanswered_us: u64,
-    is_queried: bool,
+    /// How often an owed answer was asked for again.
+    queries: u8,
     unproven_packets: u8,
     send_errors: u8,
 
@@ -100,7 +104,7 @@ impl Link {
             keepalive_at_us: NEVER,
             proof_owed_us: NEVER,
             unanswered_us: NEVER,
-            is_queried: false,
+            queries: 0,
             unproven_packets: 0,
             send_errors: 0,
             join_at_us: NEVER,
@@ -163,7 +167,7 @@ impl Link {
     fn clear_expectation(&mut self) {
         self.proof_owed_us = NEVER;
         self.unanswered_us = NEVER;
-        self.is_queried = false;
+        self.queries = 0;
         self.unproven_packets = 0;
     }
 
@@ -171,7 +175,7 @@ impl Link {
     pub fn on_data_sent(&mut self, now_us: u64) {
         self.unanswered_us = self.unanswered_us.min(now_us);
         self.unproven_packets = self.unproven_packets.saturating_add(1);
-        if self.unproven_packets >= UNPROVEN_PACKETS_MAX {
+        if self.has_unanswered_data() {
             self.expect_answer(now_us);
         }
     }
@@ -185,12 +189,28 @@ impl Link {
         self.proof_owed_us.min(self.unanswered_us)
     }
 
-    /// When to ask once more before suspecting: half the time it takes to become suspect.
+    /// When to ask once more before suspecting: after a third and after two thirds of the time it takes to become suspect.
     pub fn query_at_us(&self, config: &SenderConfig) -> u64 {
-        if self.is_queried {
+        if self.queries >= QUERIES_MAX {
             return NEVER;
         }
-        self.expects_since_us().saturating_add(self.suspect_after_us(config) / 2)
+        let pause_us = self.suspect_after_us(config) / u64::from(QUERIES_MAX + 1);
+        self.expects_since_us().saturating_add(pause_us * u64::from(self.queries + 1))
+    }
+
+    /// Enough data for an SRTLA ACK was sent since the last proof.
+    pub fn has_unanswered_data(&self) -> bool {
+        self.unproven_packets >= UNPROVEN_PACKETS_MAX
+    }
+
+    /// Silence tells that something is wrong: not one question, which may be lost, but data or all questions go unanswered.
+    pub fn is_doubtful(&self) -> bool {
+        self.has_unanswered_data() || self.queries >= QUERIES_MAX
+    }
+
+    /// Suspect for a few lost questions alone, with no data behind them: may well work.
+    pub fn is_untried(&self) -> bool {
+        self.state == LinkState::Suspect && self.send_errors == 0 && !self.has_unanswered_data()
     }
 
     pub fn suspect_at_us(&self, config: &SenderConfig) -> u64 {
@@ -206,7 +226,7 @@ impl Link {
     }
 
     pub fn on_queried(&mut self) {
-        self.is_queried = true;
+        self.queries = self.queries.saturating_add(1);
     }
 
     /// Counts a failed send; true once they persist.

@@ -11,8 +11,8 @@
 //!   repeated REG1 whose answer was lost). Any REG2 with our half is adopted, and all links join at once, each repeating
 //!   REG2 after 200, 400, 800 ms and then each second.
 //! * **Liveness.** Only answers count that prove the way up: SRTLA ACKs, keepalive echoes, REG3. A link that owes an answer
-//!   for half of max(250 ms, 4 RTT) is asked once more; for all of it, it is *suspect*: its data moves to the others and it
-//!   re-joins from the same socket (this alone repairs a moved NAT binding). After 1 s it is *lost*: a fresh socket is
+//!   is asked again after one and two thirds of max(250 ms, 4 RTT); after all of it, it is *suspect*: its data moves to the
+//!   others (unless these swallow data and it has not) and it re-joins from the same socket (this alone repairs a moved NAT binding). After 1 s it is *lost*: a fresh socket is
 //!   requested, then again with pauses of 1, 2, 4, 8 s, while REG2 goes on. If no link answers, all re-join together.
 //! * **A receiver that forgot us** says NGP: the old full ID is tried by REG2 first (a restarted bondgate knows its own
 //!   IDs), then REG1 carries it.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::adaptive::{Load, Purpose, cost_us, update_congested};
+use super::adaptive::{Load, Purpose, cost_us, is_silent, update_congested};
 use super::link::Link;
 use super::{LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
 use crate::Seq;
@@ -154,7 +154,8 @@ impl Sender {
         update_congested(link, flight, now_us);
     }
 
-    /// The best live link; without one, the link that answered last, as long as any was ever confirmed.
+    /// The best live link; when even that one swallows data, or there is none, a suspect link that has not swallowed any;
+    /// without such, whichever answered last, as long as any was ever confirmed.
     fn choose(&self, purpose: Purpose, len: usize, lost_on: Option<usize>) -> Option<Choice> {
         let is_live = |slot: usize| self.link(slot).is_some_and(|link| link.state == LinkState::Live);
         if let Some(stock) = &self.stock {
@@ -186,23 +187,31 @@ impl Sender {
                 starving = Some(slot);
             }
         }
-        match best {
-            Some((best, _)) => Some(Choice {
-                best,
-                second: second.map(|(slot, _)| slot),
-                starving: starving.filter(|s| *s != best),
-            }),
-            None => self.least_bad().map(|best| Choice { best, ..Choice::default() }),
-        }
+        let (best, second) = (best.map(|(slot, _)| slot), second.map(|(slot, _)| slot));
+        let is_dying = |slot: usize| self.link(slot).is_some_and(|link| is_silent(link, self.now_us));
+        let best = match best {
+            Some(slot) if is_dying(slot) => self.latest_proven(Link::is_untried).unwrap_or(slot),
+            Some(slot) => slot,
+            None => self
+                .latest_proven(Link::is_untried)
+                .or_else(|| self.latest_proven(|link| link.was_joined && link.state == LinkState::Suspect))
+                .or_else(|| self.latest_proven(|link| link.was_joined))?,
+        };
+        Some(Choice {
+            best,
+            second: second.filter(|slot| *slot != best),
+            starving: starving.filter(|slot| *slot != best),
+        })
     }
 
-    fn least_bad(&self) -> Option<usize> {
+    /// Of the links that are `eligible`, the one that answered last.
+    fn latest_proven(&self, eligible: impl Fn(&Link) -> bool) -> Option<usize> {
         self.links
             .iter()
             .enumerate()
             .filter_map(|(slot, link)| Some((slot, link.as_ref()?)))
-            .filter(|(_, link)| link.was_joined)
-            .max_by_key(|(_, link)| (link.state == LinkState::Suspect, link.last_proof_us))
+            .filter(|(_, link)| eligible(link))
+            .max_by_key(|(_, link)| link.last_proof_us)
             .map(|(slot, _)| slot)
     }
 }
