@@ -22,9 +22,9 @@
 //! | 8..=95 | 0 |
 //! | 96..=127 | HMAC-SHA-256 under the epoch's key over sender half and bytes 0..=95 |
 
+pub use crate::verified::Verified;
 use ring::hmac;
 use std::fmt;
-use std::ops::Deref;
 
 /// Length of a group ID in bytes.
 pub const ID_LEN: usize = 256;
@@ -84,7 +84,7 @@ impl TicketKey {
             return Err(TicketError::Epoch);
         }
         hmac::verify(&self.epoch_key(epoch), signed, mac).map_err(|_| TicketError::Mac)?;
-        Ok(Verified(Claims { epoch, owner_shard }))
+        Ok(Verified::vouch(Claims { epoch, owner_shard }))
     }
 
     fn epoch_key(&self, epoch: u32) -> hmac::Key {
@@ -108,25 +108,6 @@ pub struct Claims {
     pub epoch: u32,
     /// The shard that holds the group.
     pub owner_shard: u8,
-}
-
-/// A value whose origin was checked. Only verification makes one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verified<T>(T);
-
-impl<T> Verified<T> {
-    /// The checked value.
-    pub const fn get(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> Deref for Verified<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
 }
 
 /// Why an ID is not a ticket of ours.
