@@ -37,7 +37,7 @@ const NOTICES: usize = 1024;
 /// How long a port in use is waited for.
 const PORT_WAIT: Duration = Duration::from_secs(1);
 /// How long a shard may take to say goodbye before the process ends without it.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// Running shards.
 #[derive(Debug)]

@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use bondgate::config::{Config, OutputMode};
 use bondgate::service::Service;
+use bondgate_io::socket::{BindOptions, bind_udp};
 
 const SHARDS: u8 = 3;
 const GROUPS: u8 = 12;
 const LINKS: usize = 4;
 const PACKETS_PER_LINK: u32 = 20;
 
+/// A blocking socket with a deep buffer: the machine may be busy.
 fn socket() -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = bind_udp("127.0.0.1:0".parse().unwrap(), &BindOptions::default()).unwrap();
+    socket.set_nonblocking(false).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     socket
 }

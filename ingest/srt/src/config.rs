@@ -29,7 +29,7 @@ pub struct EndpointConfig {
     pub peer_idle: Duration,
     /// Bytes of a chunk of the payload pool.
     pub pool_chunk_bytes: usize,
-    /// Chunks of the payload pool; beyond that, payloads are allocated one by one.
+    /// Chunks of the payload pool, made when first needed; when all are in use, received payloads are discarded.
     pub pool_chunks_max: usize,
 }
 
@@ -47,7 +47,7 @@ impl Default for EndpointConfig {
             send_buffer: 8192,
             peer_idle: Duration::from_secs(5),
             pool_chunk_bytes: 64 << 10,
-            pool_chunks_max: 2048,
+            pool_chunks_max: 8192,
         }
     }
 }

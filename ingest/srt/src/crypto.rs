@@ -18,12 +18,24 @@ pub(crate) enum Crypto {
     Clear,
 }
 
+/// Why a received payload is not kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OpenError {
+    /// Encrypted, and not with a key at hand.
+    NoKey,
+    /// The payload pool is exhausted.
+    NoMemory,
+}
+
 impl Crypto {
-    /// Copies a received payload into the pool, in clear. `None` when it cannot be read with the keys at hand.
-    pub(crate) fn open(&self, packet: &DataView<'_>, pool: &mut Pool) -> Option<Bytes> {
+    /// Copies a received payload into the pool, in clear.
+    ///
+    /// # Errors
+    /// When it cannot be read with the keys at hand, or the pool is exhausted.
+    pub(crate) fn open(&self, packet: &DataView<'_>, pool: &mut Pool) -> Result<Bytes, OpenError> {
         match (self, packet.key()) {
-            (Self::Clear, KeyFlag::Clear) => Some(pool.copy(packet.payload())),
-            (Self::Clear, _) => None,
+            (Self::Clear, KeyFlag::Clear) => pool.copy(packet.payload()).ok_or(OpenError::NoMemory),
+            (Self::Clear, _) => Err(OpenError::NoKey),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Payload pool: refcounted payloads cut from large chunks that are used again once all their payloads are gone.
 //!
 //! At steady state [`Pool::copy`] allocates nothing. When every chunk is pinned by payloads still in use and the
-//! limit is reached, it falls back to single allocations and counts them: data are never lost for want of a chunk.
+//! limit is reached, it refuses and counts: the memory of all connections together is bounded by the pool.
 
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -31,14 +31,14 @@ impl Pool {
         }
     }
 
-    /// A payload with the contents of `bytes`.
-    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Bytes {
+    /// A payload with the contents of `bytes`; `None` when the pool is exhausted.
+    pub(crate) fn copy(&mut self, bytes: &[u8]) -> Option<Bytes> {
         if self.current.capacity() < bytes.len() && !self.next_chunk(bytes.len()) {
             self.overflowed += 1;
-            return Bytes::copy_from_slice(bytes);
+            return None;
         }
         self.current.extend_from_slice(bytes);
-        self.current.split().freeze()
+        Some(self.current.split().freeze())
     }
 
     fn next_chunk(&mut self, len: usize) -> bool {
@@ -70,7 +70,7 @@ impl Pool {
         self.resting.len() + 1
     }
 
-    /// Payloads that had to be allocated one by one.
+    /// Payloads refused because the pool was exhausted.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed
     }
@@ -85,7 +85,7 @@ mod tests {
         let mut pool = Pool::new(64 << 10, 16);
         let mut window = VecDeque::new();
         for i in 0..100_000u32 {
-            let payload = pool.copy(&i.to_be_bytes().repeat(329));
+            let payload = pool.copy(&i.to_be_bytes().repeat(329)).unwrap();
             window.push_back((i, payload));
             if window.len() > 200 {
                 let (number, payload) = window.pop_front().unwrap();
@@ -99,12 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_falls_back() {
+    fn a_full_pool_refuses_until_payloads_are_gone() {
         let mut pool = Pool::new(4096, 2);
-        let held: Vec<_> = (0..10).map(|_| pool.copy(&[9; 1316])).collect();
-        assert_eq!(pool.chunks(), 2);
-        assert_eq!(pool.overflowed(), 4);
+        let held: Vec<_> = (0..10).filter_map(|_| pool.copy(&[9; 1316])).collect();
+        assert_eq!((held.len(), pool.chunks(), pool.overflowed()), (6, 2, 4));
         assert!(held.iter().all(|payload| payload[..] == [9; 1316]));
-        assert_eq!(pool.copy(&[1; 5000]).len(), 5000);
+        assert!(pool.copy(&[1; 5000]).is_none(), "larger than a chunk");
+        drop(held);
+        assert_eq!(pool.copy(&[1; 1316]).unwrap()[..], [1; 1316]);
     }
 }

@@ -41,6 +41,8 @@ pub struct Stats {
     pub out_of_window: u64,
     /// Payloads that could not be decrypted.
     pub undecryptable: u64,
+    /// Payloads discarded because the endpoint's payload pool was exhausted.
+    pub no_memory: u64,
     /// NAK packets sent.
     pub naks_sent: u64,
     /// ACK packets sent, light ones included.
@@ -92,7 +94,7 @@ pub struct EndpointCounters {
     pub connected: u64,
     /// Connections refused, by us.
     pub refused: u64,
-    /// Payloads the pool had to allocate one by one.
+    /// Payloads discarded because the pool was exhausted.
     pub pool_overflowed: u64,
 }
 

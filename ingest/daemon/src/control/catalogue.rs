@@ -370,6 +370,12 @@ pub static CATALOGUE: &[Metric] = &[
         |scrape, out| per_stream(scrape, out, |stream| stream.dropped_datagrams),
     ),
     counter(
+        "bondgate_stream_player_overflow_datagrams_total",
+        STREAM,
+        "Payloads that players were too slow to take, over all players of the stream.",
+        |scrape, out| per_stream(scrape, out, |stream| stream.player_overflow_datagrams),
+    ),
+    counter(
         "bondgate_stream_retransmitted_datagrams_total",
         STREAM,
         "Packets received that were marked as retransmitted.",

@@ -89,6 +89,7 @@ fn sample() -> ShardSnapshot {
             lost_datagrams: 6,
             recovered_datagrams: 5,
             dropped_datagrams: 1,
+            player_overflow_datagrams: 2,
             retransmitted_datagrams: 8,
             rtt_us: 42_500,
             latency_ms: 1000,

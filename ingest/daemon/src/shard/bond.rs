@@ -23,6 +23,9 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 /// How often the status callback is called.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
+/// First bytes of an SRT handshake.
+const SRT_HANDSHAKE: [u8; 2] = [0x80, 0x00];
+
 /// What the user named as a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkSpec {
@@ -226,7 +229,13 @@ impl<B: Backend> Bond<B> {
     fn datagram(&mut self, now: Instant, index: usize) {
         let datagram = self.backend.datagram(index);
         if datagram.socket == self.local {
-            self.encoder = Some(datagram.from);
+            // Answers go to the encoder. Another address takes its place only by beginning a session of its own.
+            let is_handshake = datagram.bytes.get(..2) == Some(&SRT_HANDSHAKE);
+            if is_handshake || self.encoder.is_none() {
+                self.encoder = Some(datagram.from);
+            } else if self.encoder != Some(datagram.from) {
+                return;
+            }
             self.local_datagrams += 1;
             let verdict = self.sender.handle_local(now, datagram.bytes, &mut self.actions);
             if let SenderVerdict::ToLink(link) = verdict

@@ -16,6 +16,9 @@ use super::notice::{Notice, Notices};
 /// A server that refused packets is said to be back when it has answered and refused nothing for this long.
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
 
+/// Pause between two tries to open a socket that the system refused.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
 /// The forwarders of one shard.
 #[derive(Debug)]
 pub struct Forward {
@@ -25,7 +28,8 @@ pub struct Forward {
     /// Which group a forwarder socket belongs to, by socket slot.
     by_slot: Vec<Option<GroupKey>>,
     refused_at: Option<Instant>,
-    open_failed: bool,
+    /// When a socket could last not be opened.
+    open_failed_at: Option<Instant>,
     notices: Notices,
 }
 
@@ -38,7 +42,7 @@ impl Forward {
             by_group: HashMap::with_capacity(sockets_max),
             by_slot: vec![None; sockets_max],
             refused_at: None,
-            open_failed: false,
+            open_failed_at: None,
             notices,
         }
     }
@@ -49,16 +53,19 @@ impl Forward {
     }
 
     /// The forwarder of a group, opened if need be. `None` when the system refuses a socket: the datagram is lost,
-    /// the next one tries again.
-    pub fn socket(&mut self, backend: &mut impl Backend, group: GroupKey) -> Option<SocketId> {
+    /// a later one tries again.
+    pub fn socket(&mut self, now: Instant, backend: &mut impl Backend, group: GroupKey) -> Option<SocketId> {
         if let Some(socket) = self.by_group.get(&group) {
             return Some(*socket);
+        }
+        if self.open_failed_at.is_some_and(|at| now.duration_since(at) < OPEN_AGAIN_AFTER) {
+            return None;
         }
         let options = BindOptions { recv_buf: self.socket_buffer_bytes, ..BindOptions::default() };
         match connect_udp(self.server, None, &options).and_then(|socket| backend.add(socket, Role::Connected))
         {
             Ok(socket) => {
-                self.open_failed = false;
+                self.open_failed_at = None;
                 self.by_group.insert(group, socket);
                 if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
                     *slot = Some(group);
@@ -66,8 +73,7 @@ impl Forward {
                 Some(socket)
             }
             Err(error) => {
-                if !self.open_failed {
-                    self.open_failed = true;
+                if self.open_failed_at.replace(now).is_none() {
                     self.notices
                         .push(Notice::ForwarderFailed { server: self.server, error: error.to_string() });
                 }

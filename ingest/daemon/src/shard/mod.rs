@@ -30,6 +30,8 @@ use snapshot::{GroupStats, IoTotals, LinkStats, ShardSnapshot, SnapshotSlot};
 
 /// How often a shard publishes its figures and its heartbeat.
 const BEAT: Duration = Duration::from_millis(250);
+/// How long a stopping shard lets players play what they have.
+const FINISH_WITHIN: Duration = Duration::from_millis(1500);
 /// Datagrams taken from the hand-off ring per turn.
 const HANDOFF_BUDGET: usize = 256;
 /// SRT datagrams the engine may send per turn; the rest goes in the next one.
@@ -140,12 +142,19 @@ impl<B: Backend> Shard<B> {
         self.peers = peers;
     }
 
-    /// Turns until `shared.stop` is set, then says goodbye to SRT peers.
+    /// Turns until `shared.stop` is set, then lets players finish for a moment and says goodbye to SRT peers.
     ///
     /// # Errors
     /// Only when the backend can no longer work.
     pub fn run(mut self) -> io::Result<()> {
         while !self.shared.stop.load(Ordering::Relaxed) {
+            self.turn()?;
+        }
+        let stopped = Instant::now();
+        if let Output::Relay(relay) = &mut self.output {
+            relay.finish_all(stopped);
+        }
+        while self.is_finishing() && stopped.elapsed() < FINISH_WITHIN {
             self.turn()?;
         }
         let now = Instant::now();
@@ -155,6 +164,11 @@ impl<B: Backend> Shard<B> {
         self.transmit(now);
         self.backend.flush();
         Ok(())
+    }
+
+    /// SRT peers are still connected.
+    fn is_finishing(&self) -> bool {
+        matches!(&self.output, Output::Relay(relay) if !relay.is_idle())
     }
 
     /// One turn of the loop.
@@ -240,7 +254,7 @@ impl<B: Backend> Shard<B> {
                     relay.pump(now);
                 }
                 Output::Forward(forward) => {
-                    if let Some(socket) = forward.socket(&mut self.backend, group) {
+                    if let Some(socket) = forward.socket(now, &mut self.backend, group) {
                         source.send(&mut self.backend, socket, None);
                     }
                 }
@@ -315,12 +329,12 @@ impl<B: Backend> Shard<B> {
                 relay.pump(now);
             }
             (Action::SendDownstream { group }, Output::Forward(forward)) => {
-                if let Some(socket) = forward.socket(backend, group) {
+                if let Some(socket) = forward.socket(now, backend, group) {
                     backend.send(socket, None, bytes);
                 }
             }
             (Action::OpenForwarder(group), Output::Forward(forward)) => {
-                forward.socket(backend, group);
+                forward.socket(now, backend, group);
             }
             (Action::CloseForwarder(group), Output::Forward(forward)) => forward.close(backend, group),
             (Action::CloseForwarder(group), Output::Relay(relay)) => relay.close_group(now, group),

@@ -154,13 +154,28 @@ impl Relay {
         self.pump(now);
     }
 
-    /// Says goodbye to every peer, for a graceful stop.
-    pub fn close_all(&mut self, now: Instant) {
-        let all: Vec<ConnId> = self.roles.keys().copied().collect();
-        for conn in all {
-            self.endpoint.close(now, conn);
+    /// Begins a graceful stop: publishers are told at once, players when they have played what they have.
+    pub fn finish_all(&mut self, now: Instant) {
+        for (conn, role) in &self.roles {
+            match role {
+                Role::Publisher(_) => self.endpoint.close(now, *conn),
+                Role::Player(_) => self.endpoint.finish(now, *conn),
+            }
         }
         self.pump(now);
+    }
+
+    /// Says goodbye to whoever is left.
+    pub fn close_all(&mut self, now: Instant) {
+        for conn in self.roles.keys() {
+            self.endpoint.close(now, *conn);
+        }
+        self.pump(now);
+    }
+
+    /// No publisher and no player is connected.
+    pub fn is_idle(&self) -> bool {
+        self.roles.is_empty()
     }
 
     /// Refusals since start, by label.
@@ -188,7 +203,8 @@ impl Relay {
                 rx_bytes: stats.received_bytes,
                 lost_datagrams: stats.lost,
                 recovered_datagrams: stats.lost.saturating_sub(stats.dropped),
-                dropped_datagrams: stats.dropped,
+                dropped_datagrams: stats.dropped + stats.no_memory,
+                player_overflow_datagrams: stream.player_overflow_datagrams,
                 retransmitted_datagrams: stats.received_retransmissions,
                 rtt_us: stats.rtt.as_micros() as u64,
                 latency_ms: stats.receive_latency.as_millis() as u64,

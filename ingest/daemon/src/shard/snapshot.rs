@@ -96,6 +96,8 @@ pub struct StreamStats {
     pub lost_datagrams: u64,
     pub recovered_datagrams: u64,
     pub dropped_datagrams: u64,
+    /// Payloads a player was too slow to take, over all players.
+    pub player_overflow_datagrams: u64,
     pub retransmitted_datagrams: u64,
     pub rtt_us: u64,
     pub latency_ms: u64,

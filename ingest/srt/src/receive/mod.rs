@@ -11,7 +11,7 @@ pub(crate) mod loss;
 mod oracle;
 pub(crate) mod tsbpd;
 
-use crate::crypto::Crypto;
+use crate::crypto::{Crypto, OpenError};
 use crate::packet::{Ack, AckRates, AckTiming, DataView, LossListWriter};
 use crate::pool::Pool;
 use crate::seq::Seq;
@@ -169,8 +169,13 @@ impl Receiver {
                 }
                 let end = self.buffer.end();
                 let payload = crypto.open(packet, pool);
-                self.stats.undecryptable += u64::from(payload.is_none());
-                let received = payload.map(|payload| Received { payload, due_at, source_us });
+                match payload {
+                    Err(OpenError::NoKey) => self.stats.undecryptable += 1,
+                    // The place counts as received: asking again would only make the shortage worse.
+                    Err(OpenError::NoMemory) => self.stats.no_memory += 1,
+                    Ok(_) => {}
+                }
+                let received = payload.ok().map(|payload| Received { payload, due_at, source_us });
                 self.buffer.insert(now, seq, retransmitted, received);
                 if let Place::New { missing } = place
                     && missing > 0
