@@ -80,7 +80,7 @@ impl std::fmt::Debug for SeenFilter {
     }
 }
 
-/// Which of the last 64 counters came (spec 8.3).
+/// Which of the last 64 counters came (spec 9.2).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Window {
     /// The highest counter plus one; 0 while none came.

@@ -1,4 +1,4 @@
-//! The sender's side of one link: hello, join, confirmation (spec 8 for when to send what).
+//! The sender's side of one link: hello, join, confirmation (spec 8).
 //!
 //! Promises: nothing is believed that was not signed by the receiver for this very hello or join. A link is up, and its
 //! keys change, only on a confirmation bound to the MAC of the join that was sent.

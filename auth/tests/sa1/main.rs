@@ -7,3 +7,4 @@ mod attacks;
 mod flips;
 mod registration;
 mod rig;
+mod vectors;
