@@ -200,3 +200,28 @@ fn names_that_come_and_go_do_not_pile_up() {
     assert_eq!(world.callers[&PLAYER()].payloads, (0..10).collect::<Vec<_>>());
     assert!(world.notices.pop().is_some());
 }
+
+#[test]
+fn a_stopping_relay_tells_publishers_and_lets_players_finish() {
+    let mut world = World::new(16);
+    world.call(FIRST(), "publish/a");
+    world.run(ms(50));
+    world.call(PLAYER(), "play/a");
+    world.stream(FIRST(), 0..250);
+    let played = world.callers[&PLAYER()].payloads.len();
+    world.relay.finish_all(world.now);
+    world.run(ms(100));
+    assert!(!world.is_up(FIRST()), "the encoder must know at once that it has to go elsewhere");
+    assert!(world.is_up(PLAYER()));
+    world.run(ms(4000));
+    let player = &world.callers[&PLAYER()];
+    assert!(player.closed && world.relay.is_idle(), "it ends by itself");
+    // What the relay had handed on, one latency's worth, is still played: 2 s of a payload each 20 ms.
+    assert!(
+        player.payloads.len() >= played + 90,
+        "{played} played before, {} in the end",
+        player.payloads.len()
+    );
+    let complete: Vec<u64> = (player.payloads[0]..).take(player.payloads.len()).collect();
+    assert_eq!(player.payloads, complete);
+}
