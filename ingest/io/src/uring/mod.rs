@@ -251,7 +251,7 @@ impl Uring {
     /// Hands the whole submission queue to the kernel, without waiting. If that cannot be done the ring is given up:
     /// what is left in the queue must never be submitted later, when its memory serves something else.
     fn submit(&mut self) {
-        let begun = Instant::now();
+        let mut failing_since = None; // the clock is read only when the kernel refuses
         while self.broken.is_none() {
             let waiting = self.ring.submission().len() as u32;
             if waiting == 0 {
@@ -262,7 +262,8 @@ impl Uring {
             if let Err(error) = result {
                 // Interrupted, out of request memory for a moment, or completions are to be taken first.
                 let passing = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY));
-                if !passing || begun.elapsed() > SUBMIT_PATIENCE {
+                let failing_since = *failing_since.get_or_insert_with(Instant::now);
+                if !passing || failing_since.elapsed() > SUBMIT_PATIENCE {
                     self.broken = error.raw_os_error();
                 }
                 self.collect_failed();
