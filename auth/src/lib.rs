@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod sa1;
+pub mod table;
 pub mod ticket;
 mod verified;
 
