@@ -172,7 +172,7 @@ pub fn address_bytes(from: SocketAddr) -> [u8; 18] {
 }
 
 /// `N` bytes from a constant offset of a field of known length.
-fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
