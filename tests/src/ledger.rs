@@ -3,7 +3,6 @@
 //! A viewer that joins late misses the beginning and nothing else, so a recording must be one contiguous piece of what
 //! was sent. The report of a failure says where the pieces part and how much is missing or doubled there.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use anyhow::{Result, bail};
@@ -45,39 +44,21 @@ pub fn contiguous(sent: &[u8], recorded: &[u8]) -> Result<Range<usize>> {
     )
 }
 
-/// Fails unless the recording is a contiguous piece of `sent` that begins within its first `head_bytes_max` bytes and ends
-/// within its last `tail_bytes_max` bytes.
+/// Fails unless the recording is the end of `sent`, up to the last byte, and begins within its first `head_bytes_max` bytes.
 ///
 /// # Errors
 /// When it is not.
-pub fn complete(sent: &[u8], recorded: &[u8], head_bytes_max: usize, tail_bytes_max: usize) -> Result<()> {
+pub fn complete(sent: &[u8], recorded: &[u8], head_bytes_max: usize) -> Result<()> {
     let range = contiguous(sent, recorded)?;
     let (head, tail) = (range.start, sent.len() - range.end);
-    if head > head_bytes_max || tail > tail_bytes_max {
+    if head > head_bytes_max || tail > 0 {
         bail!(
             "the recording is a contiguous piece, but misses the first {head} (at most {head_bytes_max}) and the last {tail} \
-             (at most {tail_bytes_max}) of {} bytes",
+             of {} bytes",
             sent.len()
         );
     }
     Ok(())
-}
-
-/// A transport stream without the last unit (picture, piece of sound) of every program stream: the one whose end nobody can see.
-pub fn without_last_units(stream: &[u8]) -> Vec<u8> {
-    const IS_UNIT_START: u8 = 0x40;
-    let pid = |packet: &[u8]| u16::from_be_bytes([packet[1], packet[2]]) & 0x1FFF;
-    let packets = || stream.chunks_exact(TS_PACKET_LEN);
-    let mut last_starts = HashMap::new();
-    for (index, packet) in packets().enumerate().filter(|(_, packet)| packet[1] & IS_UNIT_START != 0) {
-        last_starts.insert(pid(packet), index);
-    }
-    packets()
-        .enumerate()
-        .filter(|(index, packet)| last_starts.get(&pid(packet)).is_some_and(|last| index < last))
-        .flat_map(|(_, packet)| packet)
-        .copied()
-        .collect()
 }
 
 fn positions<'a>(sent: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
@@ -100,24 +81,9 @@ mod tests {
         let sent = synthetic_ts(1000, 1);
         let recorded = &sent[300 * TS_PACKET_LEN..];
         assert_eq!(contiguous(&sent, recorded).unwrap(), 300 * TS_PACKET_LEN..sent.len());
-        complete(&sent, recorded, 300 * TS_PACKET_LEN, 0).unwrap();
-        assert!(complete(&sent, recorded, 299 * TS_PACKET_LEN, 0).is_err());
-        assert!(complete(&sent, &sent[..500 * TS_PACKET_LEN], 0, 499 * TS_PACKET_LEN).is_err());
-    }
-
-    #[test]
-    fn the_last_unit_of_every_pid_goes() {
-        let packet = |pid: u8, start: bool| {
-            let mut packet = [pid; TS_PACKET_LEN];
-            packet[1] = if start { 0x40 } else { 0 };
-            packet
-        };
-        let units =
-            [(1, false), (1, true), (2, true), (1, false), (1, true), (2, true), (1, false), (2, false)];
-        let stream = units.map(|(pid, start)| packet(pid, start)).concat();
-        let kept =
-            [(1, false), (1, true), (2, true), (1, false)].map(|(pid, start)| packet(pid, start)).concat();
-        assert_eq!(without_last_units(&stream), kept);
+        complete(&sent, recorded, 300 * TS_PACKET_LEN).unwrap();
+        assert!(complete(&sent, recorded, 299 * TS_PACKET_LEN).is_err());
+        assert!(complete(&sent, &sent[..999 * TS_PACKET_LEN], 0).is_err());
     }
 
     #[test]

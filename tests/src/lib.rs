@@ -7,6 +7,7 @@
 //! * [`media`]: encoders and viewers (ffmpeg, srt-live-transmit), and a synthetic transport stream.
 //! * [`ledger`]: was everything that was sent received, once, in order, bit-exact?
 //! * [`relay`]: links between real sockets, impaired by the simulator's link model.
+//! * [`tap`]: what encoders really put on the wire.
 //! * [`netns`]: hosts made of network namespaces (root only).
 //!
 //! Promise: nothing here leaves loopback or a namespace it made, every wait has an end, every port is free when
@@ -20,3 +21,4 @@ pub mod netns;
 pub mod process;
 pub mod relay;
 pub mod scene;
+pub mod tap;

@@ -2,7 +2,8 @@
 //!
 //! The sender is pointed at the relay instead of at the receiver. Every client address gets its own socket towards the
 //! receiver (so the receiver sees distinct links), and every client *IP* is one link with one model per direction, so a sender
-//! that rebinds its port stays on the same bad road.
+//! that rebinds its port stays on the same bad road. The relay is also the NAT: it can forget all its bindings at one moment.
+//! And it is a tap: what encoders put on the wire can be asked for afterwards.
 //!
 //! Limits: datagrams leave no earlier than the model says and a little later (thread wake-ups), which adds to jitter and takes
 //! nothing away.
@@ -20,6 +21,7 @@ use bondgate_sim::link::{LinkConfig, LinkCounters, LinkModel};
 use socket2::{Domain, Socket, Type};
 
 use crate::scene::lock;
+use crate::tap::{Session, Tap};
 
 const MTU: usize = 2048;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -50,6 +52,7 @@ struct State {
     links: HashMap<IpAddr, Link>,
     clients: HashMap<SocketAddr, Arc<UdpSocket>>,
     order: u64,
+    tap: Tap,
 }
 
 #[derive(Debug)]
@@ -126,6 +129,20 @@ impl Relay {
         });
     }
 
+    /// The NAT forgets: from now on the receiver sees every client at a new address, and what it sends to the old addresses
+    /// reaches nobody.
+    pub fn rebind_all(&self) {
+        lock(&self.shared.state).clients.clear();
+    }
+
+    /// The SRT session that passed.
+    ///
+    /// # Errors
+    /// When there was none that carried data, or more than one.
+    pub fn only_session(&self) -> Result<Session> {
+        lock(&self.shared.state).tap.only_session().cloned()
+    }
+
     /// What happened on that link: uplink, downlink.
     pub fn counters(&self, link: IpAddr) -> (LinkCounters, LinkCounters) {
         self.with_link(link, |link| (*link.up.counters(), *link.down.counters()))
@@ -184,36 +201,47 @@ impl Shared {
                     Err(_) => continue,
                 },
             };
-            self.submit(client.ip(), true, Some(&back), self.server, &buf[..len]);
+            self.submit(client, true, Some(&back), self.server, &buf[..len]);
         }
         for reader in readers {
             let _ = reader.join();
         }
     }
 
-    fn receive_downlink(&self, back: &UdpSocket, client: SocketAddr) {
+    fn receive_downlink(&self, back: &Arc<UdpSocket>, client: SocketAddr) {
         let mut buf = [0; MTU];
         while !self.is_stopped() {
             // An error is a timeout, or ECONNREFUSED while the receiver is away.
-            let Ok((len, from)) = back.recv_from(&mut buf) else { continue };
-            if from == self.server {
-                self.submit(client.ip(), false, None, client, &buf[..len]);
+            let received = back.recv_from(&mut buf);
+            let is_bound = lock(&self.state).clients.get(&client).is_some_and(|now| Arc::ptr_eq(now, back));
+            if !is_bound {
+                return;
+            }
+            if let Ok((len, from)) = received
+                && from == self.server
+            {
+                self.submit(client, false, None, client, &buf[..len]);
             }
         }
     }
 
     fn submit(
         &self,
-        ip: IpAddr,
+        client: SocketAddr,
         is_uplink: bool,
         socket: Option<&Arc<UdpSocket>>,
         to: SocketAddr,
         bytes: &[u8],
     ) {
         let mut state = lock(&self.state);
-        let link = self.link(&mut state, ip);
+        let link = self.link(&mut state, client.ip());
         let model = if is_uplink { &mut link.up } else { &mut link.down };
         let arrivals = model.submit(Instant::now(), bytes.len());
+        if is_uplink {
+            state.tap.uplink(client, bytes, !arrivals.is_empty());
+        } else {
+            state.tap.downlink(client, bytes);
+        }
         for at in arrivals {
             state.order += 1;
             let delivery =
@@ -290,6 +318,32 @@ mod tests {
         assert_eq!(&buf[..len], b"back");
         let (up, down) = relay.counters(link);
         assert_eq!((up.submitted, up.blackholed, up.delivered, down.delivered), (3, 1, 2, 1));
+    }
+
+    #[test]
+    fn a_rebound_client_has_a_new_address_and_its_old_one_is_dead() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let relay = Relay::start(server.local_addr().unwrap(), LinkConfig::wire(Duration::ZERO), 1).unwrap();
+        let client = UdpSocket::bind("127.0.0.2:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buf = [0; 100];
+        let mut ask = || {
+            client.send_to(b"ping", relay.addr()).unwrap();
+            server.recv_from(&mut buf).unwrap().1
+        };
+        let before = ask();
+        assert_eq!(ask(), before);
+        relay.rebind_all();
+        let after = ask();
+        assert_ne!(before, after);
+        server.send_to(b"old", before).unwrap();
+        server.send_to(b"new", after).unwrap();
+        let (len, _) = client.recv_from(&mut buf).unwrap();
+        assert_eq!(&buf[..len], b"new");
+        let silence = Duration::from_millis(200);
+        client.set_read_timeout(Some(silence)).unwrap();
+        assert!(client.recv_from(&mut buf).is_err(), "the old address is dead");
     }
 
     fn relay_saw(relay: &Relay, link: IpAddr, submitted: u64) {

@@ -115,7 +115,7 @@ pub fn unreachable_srt_server(scene: &Scene) -> Result<()> {
     let sent = synthetic(3.0, 21);
     Feed::start(scene, &uri, sent.clone(), RATE_BPS, HOLD)?.finish()?;
     let recorded = recorder.finish()?;
-    ledger::complete(&sent, &recorded, 0, media::FEED_SLACK_BYTES)?;
+    ledger::complete(&sent, &recorded, 0)?;
     ensure!(groups_before == 1, "the log tells of {groups_before} groups, not of one");
     ensure!(registrations(&run) == 1, "the group did not survive the absence of the server");
     run.expect_running()?;
@@ -142,5 +142,5 @@ pub fn wrong_stream_id(scene: &Scene) -> Result<()> {
     }
     feed.finish()?;
     let recorded = viewer.finish()?;
-    ledger::complete(&sent, &recorded, sent.len() / 2, media::FEED_SLACK_BYTES)
+    ledger::complete(&sent, &recorded, sent.len() / 2)
 }

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
 
     suite.test("relay::bonded_ffmpeg_uring", &[FFMPEG, SRT, Need::IoUring], streams::bonded_ffmpeg_uring);
     suite.test("relay::bonded_ffmpeg_mmsg", &[FFMPEG, SRT], streams::bonded_ffmpeg_mmsg);
+    suite.test("relay::ffmpeg_that_hangs_up", &[FFMPEG, SRT], streams::ffmpeg_that_hangs_up);
     suite.test("relay::plain_srt_publisher", &[SRT], streams::plain_srt_publisher);
     suite.test("relay::one_link_dies_and_returns", &[SRT], streams::one_link_dies_and_returns);
     suite.test("forward::bonded_to_libsrt_listener", &[SRT], streams::forward_to_libsrt_listener);

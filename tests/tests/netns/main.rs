@@ -85,7 +85,7 @@ impl Bonded {
         disturb(&self.hosts)?;
         feed.finish()?;
         let recorded = viewer.finish()?;
-        ledger::complete(&sent, &recorded, sent.len() / 2, media::FEED_SLACK_BYTES)?;
+        ledger::complete(&sent, &recorded, sent.len() / 2)?;
         self.send.expect_running()?;
         self.run.expect_running()
     }
