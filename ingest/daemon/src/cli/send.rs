@@ -138,6 +138,10 @@ fn log(notice: BondNotice) {
                 tracing::warn!("the receiver has forgotten us (heard over {link}); registering again");
             }
             SenderNotice::Refused { .. } => tracing::warn!("the receiver refused {link}"),
+            SenderNotice::Downgraded { .. } => {
+                tracing::warn!("DOWNGRADED: the receiver does not speak SA1; registered without a key");
+            }
+            SenderNotice::KeyRetiring { .. } => tracing::warn!("the key is about to be replaced"),
             SenderNotice::LinkUp { .. } => tracing::info!("link up: {link}"),
             SenderNotice::LinkSuspect { .. } => tracing::info!("link does not answer: {link}"),
             SenderNotice::LinkLost { .. } => tracing::warn!("link lost: {link}; trying a new port"),

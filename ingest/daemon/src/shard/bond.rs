@@ -390,7 +390,9 @@ fn notice_link(notice: SenderNotice) -> LinkIndex {
     match notice {
         SenderNotice::Registered { link }
         | SenderNotice::GroupLost { link }
-        | SenderNotice::Refused { link }
+        | SenderNotice::Refused { link, .. }
+        | SenderNotice::Downgraded { link }
+        | SenderNotice::KeyRetiring { link }
         | SenderNotice::LinkUp { link }
         | SenderNotice::LinkSuspect { link }
         | SenderNotice::LinkLost { link } => link,

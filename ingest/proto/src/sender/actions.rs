@@ -3,6 +3,8 @@
 //! Promise: sized once; pushing never allocates and never panics. What does not fit is counted and dropped, and every
 //! dropped packet is one that a timer repeats.
 
+use bondgate_auth::sa1::wire::Refusal;
+
 use super::LinkIndex;
 
 /// A rare effect of a call into [`Sender`](super::Sender).
@@ -28,7 +30,7 @@ pub enum SenderAction<'a> {
 /// What people may want to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SenderNotice {
-    /// The receiver answered REG1; the group exists and all links are joining.
+    /// The receiver answered REG1, or confirmed the first link of a sender with a key: the group exists.
     Registered {
         /// The link on which the answer came.
         link: LinkIndex,
@@ -41,6 +43,18 @@ pub enum SenderNotice {
     /// The receiver refused (`REG_ERR` or `REG_NAK`) on this link.
     Refused {
         /// The link that was refused.
+        link: LinkIndex,
+        /// Why; stock receivers do not say.
+        cause: Option<Refusal>,
+    },
+    /// The receiver does not speak SA1, and the sender was told to put up with that.
+    Downgraded {
+        /// The link on which it answered.
+        link: LinkIndex,
+    },
+    /// The receiver says that the key is about to be replaced.
+    KeyRetiring {
+        /// The link on which it said so.
         link: LinkIndex,
     },
     /// The link carries data.
@@ -79,7 +93,7 @@ pub struct SenderActions {
 
 impl SenderActions {
     /// Room for `actions` actions and `arena_bytes` bytes of datagrams between two drains. One call pushes at most three
-    /// actions and 300 bytes per link, or one copy of the datagram at hand; [`SenderActions::default`] fits a batch of
+    /// actions and 320 bytes per link, or one copy of the datagram at hand; [`SenderActions::default`] fits a batch of
     /// 64 calls with 16 links.
     pub fn with_capacity(actions: usize, arena_bytes: usize) -> Self {
         Self {

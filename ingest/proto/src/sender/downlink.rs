@@ -51,7 +51,7 @@ impl Sender {
     fn on_srt(&mut self, slot: usize, out: &mut SenderActions) {
         let Some(link) = self.link_mut(slot) else { return };
         link.on_heard();
-        if link.state == LinkState::Joining {
+        if link.state == LinkState::Joining && !self.has_key_in_use() {
             self.on_proof(slot, out);
         }
     }
@@ -99,6 +99,18 @@ impl Sender {
     }
 
     fn on_srtla(&mut self, slot: usize, packet: &Packet<'_>, out: &mut SenderActions) -> SenderVerdict {
+        match self.prove(slot, packet, out) {
+            Ok(packet) => self.on_proven_srtla(slot, &packet, out),
+            Err(verdict) => verdict,
+        }
+    }
+
+    fn on_proven_srtla(
+        &mut self,
+        slot: usize,
+        packet: &Packet<'_>,
+        out: &mut SenderActions,
+    ) -> SenderVerdict {
         let now_us = self.now_us;
         let Some(link) = self.link_mut(slot) else {
             return SenderVerdict::Drop(SenderDropReason::UnknownLink);
@@ -150,13 +162,15 @@ impl Sender {
 
     fn on_srtla_ack(&mut self, slot: usize, numbers: AckNumbers<'_>, out: &mut SenderActions) {
         let now_us = self.now_us;
-        if self.link(slot).is_none_or(|link| link.state == LinkState::Idle) {
+        let has_key = self.has_key_in_use();
+        if self.link(slot).is_none_or(|link| link.state == LinkState::Idle && !has_key) {
             return;
         }
+        let count = distinct(numbers);
         let mut acked_bytes = 0u32;
         let mut newest_age_us = None;
         let mut acked_any = false;
-        for seq in numbers.iter() {
+        for seq in numbers.iter().take(count) {
             if let Some(stock) = &mut self.stock {
                 let links = &self.links;
                 stock.on_srtla_ack(seq, |slot| {
@@ -179,7 +193,7 @@ impl Sender {
         }
         // The last number made the receiver send a full ACK, so its age is a round trip, queues included. Any other may
         // have waited: then the round trip is known to lie in a range, and the value that surprises least is taken.
-        let waited_us_max = if numbers.len() == FULL_ACK_NUMBERS { 0 } else { ACK_DELAY_US };
+        let waited_us_max = if count == FULL_ACK_NUMBERS { 0 } else { ACK_DELAY_US };
         let flight = self.log.flight(slot);
         if let Some(link) = self.link_mut(slot) {
             let rtt_least_us = newest_age_us.map(|age_us| age_us.saturating_sub(waited_us_max));
@@ -196,4 +210,15 @@ impl Sender {
         }
         self.on_proof(slot, out);
     }
+}
+
+/// How many numbers there are, repetitions of the last one left out: they fill up what must have its full length.
+fn distinct(numbers: AckNumbers<'_>) -> usize {
+    let (mut count, mut last) = (0, None);
+    for (index, seq) in numbers.iter().enumerate() {
+        if last.replace(seq) != Some(seq) {
+            count = index + 1;
+        }
+    }
+    count
 }

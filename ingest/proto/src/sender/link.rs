@@ -285,6 +285,29 @@ impl Link {
         self.join_sent_us = now_us;
     }
 
+    /// The receiver challenged this link: it is reached, and the M3 gets the time and the pauses of a new join.
+    pub fn on_challenged(&mut self, now_us: u64, config: &SenderConfig) {
+        self.on_heard();
+        (self.join_sends, self.join_at_us) = (0, now_us);
+        if self.state != LinkState::Live {
+            if self.state != LinkState::Suspect {
+                self.state = LinkState::Joining;
+            }
+            self.give_up_at_us = now_us + self.lost_after_us(config);
+            self.rebind_is_wanted = false;
+        }
+    }
+
+    /// The receiver does not want this link before `until_us`.
+    pub fn on_left_out(&mut self, until_us: u64) {
+        self.join_at_us = until_us;
+        if self.state != LinkState::Live {
+            self.state = LinkState::Idle;
+            self.give_up_at_us = NEVER;
+            self.rebind_is_wanted = false;
+        }
+    }
+
     /// The round trip of the join, when there is no doubt which REG2 was answered.
     pub fn join_rtt_us(&self, now_us: u64) -> Option<u64> {
         (self.join_sends == 1).then(|| now_us.saturating_sub(self.join_sent_us))

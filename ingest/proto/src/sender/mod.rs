@@ -5,7 +5,7 @@
 //! everything the sender says by itself comes as [`SenderActions`]. Works with stock receivers (BELABOX family, Moblin) and
 //! recovers faster than stock senders (all delays are the defaults of [`SenderConfig`] and the constants named):
 //!
-//! * **Registration.** REG1 leaves with the first link, without waiting for a probe; the other links probe with REG2
+//! * **Registration** without a key ([`Sender::with_key`] and the module `sa1` for the other way). REG1 leaves with the first link, without waiting for a probe; the other links probe with REG2
 //!   meanwhile. REG1 is repeated on its link after 250 and 500 ms and moves to the next link (if there is none, stays)
 //!   after 1 s, or after 500 ms when another link answered its probe, or at once when refused (stock receivers refuse a
 //!   repeated REG1 whose answer was lost). Any REG2 with our half is adopted, and all links join at once, each repeating
@@ -30,6 +30,7 @@ mod estimate;
 mod link;
 mod log;
 mod registration;
+mod sa1;
 mod stats;
 mod stock;
 mod timers;
@@ -38,6 +39,7 @@ mod uplink;
 use std::time::{Duration, Instant};
 
 pub use actions::{SenderAction, SenderActions, SenderNotice};
+pub use sa1::{DEFAULT_OFFER, Registration, Sa1Config, Sa1Mode, WallClock};
 pub use stats::{LinkStats, SenderCounters, SenderDropReason};
 
 use crate::wire::{GroupId, HALF_LEN};
@@ -45,6 +47,7 @@ use dedupe::CopyFilter;
 use link::{Link, micros};
 use log::SendLog;
 use registration::Opening;
+use sa1::Sa1;
 use stock::StockWindows;
 
 /// Most links one sender can have. Stock receivers accept 8 or 16.
@@ -152,6 +155,7 @@ pub struct Sender {
     is_registered: bool,
     adopted_us: u64,
     opening: Opening,
+    sa1: Option<Sa1>,
     links: Box<[Option<Link>]>,
     log: SendLog,
     stock: Option<StockWindows>,
@@ -171,12 +175,23 @@ impl Sender {
     /// A sender without links. `id_half` must be random and secret: whoever knows the full ID can join the group. `seed`
     /// keys the table that recognises copies.
     pub fn new(config: SenderConfig, id_half: [u8; HALF_LEN], seed: u64) -> Self {
+        Self::build(config, id_half, seed, None)
+    }
+
+    /// A sender without links that registers with a key.
+    pub fn with_key(config: SenderConfig, seed: u64, key: Sa1Config) -> Self {
+        let mut sa1 = Sa1::new(key);
+        Self::build(config, sa1.id_half(), seed, Some(sa1))
+    }
+
+    fn build(config: SenderConfig, id_half: [u8; HALF_LEN], seed: u64, sa1: Option<Sa1>) -> Self {
         let log = SendLog::new(config.log_slots);
         Self {
             id: GroupId::from_halves(&id_half, &[0; HALF_LEN]),
             is_registered: false,
             adopted_us: 0,
             opening: Opening::default(),
+            sa1,
             links: (0..LINKS_MAX).map(|_| None).collect(),
             log,
             stock: (config.scheduler == Scheduler::Stock).then(StockWindows::new),
@@ -196,6 +211,9 @@ impl Sender {
         self.advance(now);
         let slot = self.links.iter().position(Option::is_none)?;
         *self.links.get_mut(slot)? = Some(Link::new(label, self.data_number));
+        if let Some(sa1) = &mut self.sa1 {
+            sa1.forget(slot);
+        }
         self.log.forget_link(slot);
         if let Some(stock) = &mut self.stock {
             stock.add(slot);
@@ -225,6 +243,9 @@ impl Sender {
         let slot = link.index();
         let Some(link) = self.link_mut(slot) else { return };
         link.on_rebound();
+        if let Some(handshake) = self.handshake(slot) {
+            handshake.restart();
+        }
         self.log.forget_link(slot);
         self.start_link(slot, out);
     }
@@ -234,7 +255,7 @@ impl Sender {
         self.links.iter().flatten().any(|link| link.state == LinkState::Live)
     }
 
-    /// The receiver has answered REG1 and not said NGP since.
+    /// The receiver has answered REG1 and not said NGP since, or has confirmed a link that registered with a key.
     pub const fn is_registered(&self) -> bool {
         self.is_registered
     }

@@ -6,7 +6,8 @@
 
 use super::link::{Link, NEVER};
 use super::{
-    LINKS_MAX, LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderNotice, SenderVerdict,
+    LINKS_MAX, LinkIndex, LinkState, Registration, Sender, SenderActions, SenderDropReason, SenderNotice,
+    SenderVerdict,
 };
 use crate::wire::{GroupId, ID_LEN, PacketType, REG_LEN, emit_reg};
 
@@ -49,7 +50,7 @@ const _: () = assert!(LINKS_MAX <= 32, "links tried are bits of a u32");
 impl Sender {
     /// A link has a socket that the receiver has not seen: join, open the group, or probe while another link opens it.
     pub(super) fn start_link(&mut self, slot: usize, out: &mut SenderActions) {
-        if self.is_registered {
+        if self.is_registered || self.has_key_in_use() {
             self.join(slot, LinkState::Joining, out);
         } else if self.opening.link.is_none_or(|link| link == slot) {
             self.open_on(slot, out);
@@ -73,17 +74,25 @@ impl Sender {
         }
     }
 
-    /// Starts a round of REG2 on one link.
+    /// Starts a round of REG2, or of M1 and M3, on one link.
     pub(super) fn join(&mut self, slot: usize, state: LinkState, out: &mut SenderActions) {
         let now_us = self.now_us;
         let config = &self.config;
         if let Some(link) = self.links.get_mut(slot).and_then(Option::as_mut) {
             link.begin_join(now_us, state, config);
+            self.send_join(slot, out);
+        }
+    }
+
+    pub(super) fn send_join(&mut self, slot: usize, out: &mut SenderActions) {
+        if self.has_key_in_use() {
+            self.send_request(slot, out);
+        } else {
             self.send_reg2(slot, out);
         }
     }
 
-    pub(super) fn send_reg2(&mut self, slot: usize, out: &mut SenderActions) {
+    fn send_reg2(&mut self, slot: usize, out: &mut SenderActions) {
         let now_us = self.now_us;
         let Some(link) = self.link_mut(slot) else { return };
         link.on_join_sent(now_us);
@@ -99,6 +108,18 @@ impl Sender {
     }
 
     // --- opening --------------------------------------------------------------------------------------------------
+
+    /// The group is gone: a new one is opened on this link.
+    pub(super) fn open_again(&mut self, slot: usize, out: &mut SenderActions) {
+        self.is_registered = false;
+        self.opening = Opening::default();
+        for link in self.links.iter_mut().flatten() {
+            (link.reg1_sends, link.owed_reg_errs) = (0, 0);
+            (link.is_refused, link.is_reachable) = (false, false);
+        }
+        self.forget_downgrade();
+        self.open_on(slot, out);
+    }
 
     fn open_on(&mut self, slot: usize, out: &mut SenderActions) {
         self.opening.link = Some(slot);
@@ -123,6 +144,10 @@ impl Sender {
         self.opening.sends = self.opening.sends.saturating_add(1);
         // A receiver that is away for long is asked at a quarter of the speed.
         self.opening.next_at_us = now_us + (pause_us << self.opening.rounds.min(2));
+        if self.registration() == Registration::Undecided {
+            self.send_hello(slot, out);
+            return;
+        }
         self.counters.reg1_sent += 1;
         self.send_reg(PacketType::Reg1, slot, out);
     }
@@ -187,7 +212,7 @@ impl Sender {
     }
 
     /// The receiver gave us an ID (or took ours as it is): all links join at once.
-    fn adopt(&mut self, slot: usize, id: GroupId, out: &mut SenderActions) {
+    pub(super) fn adopt(&mut self, slot: usize, id: GroupId, out: &mut SenderActions) {
         self.id = id;
         self.is_registered = true;
         self.adopted_us = self.now_us;
@@ -251,12 +276,12 @@ impl Sender {
         link.owed_reg_errs = link.owed_reg_errs.saturating_sub(1);
         if is_opening {
             link.is_refused = true;
-            out.notice(SenderNotice::Refused { link: LinkIndex(slot as u8) });
+            out.notice(SenderNotice::Refused { link: LinkIndex(slot as u8), cause: None });
             self.ask_rebind(slot, out);
             self.open_on_next(slot, out);
         } else if !was_owed && matches!(link.state, LinkState::Joining | LinkState::Suspect | LinkState::Lost)
         {
-            out.notice(SenderNotice::Refused { link: LinkIndex(slot as u8) });
+            out.notice(SenderNotice::Refused { link: LinkIndex(slot as u8), cause: None });
             self.ask_rebind(slot, out);
         }
     }
@@ -285,14 +310,8 @@ impl Sender {
             // Out of the blue: the receiver does not know this address, but perhaps the ID.
             LinkState::Live => self.join(slot, LinkState::Joining, out),
             LinkState::Joining | LinkState::Suspect | LinkState::Lost if !other_is_live => {
-                self.is_registered = false;
-                self.opening = Opening::default();
-                for link in self.links.iter_mut().flatten() {
-                    (link.reg1_sends, link.owed_reg_errs) = (0, 0);
-                    (link.is_refused, link.is_reachable) = (false, false);
-                }
                 out.notice(SenderNotice::GroupLost { link: LinkIndex(slot as u8) });
-                self.open_on(slot, out);
+                self.open_again(slot, out);
             }
             _ => {}
         }
@@ -302,10 +321,18 @@ impl Sender {
     pub(super) fn on_proof(&mut self, slot: usize, out: &mut SenderActions) {
         let now_us = self.now_us;
         let data_number = self.data_number;
+        let has_key = self.has_key_in_use();
         let Some(link) = self.link_mut(slot) else { return };
         link.on_proof(now_us);
-        if matches!(link.state, LinkState::Joining | LinkState::Suspect | LinkState::Lost) {
+        let is_up_again = match link.state {
+            LinkState::Joining | LinkState::Suspect | LinkState::Lost => true,
+            LinkState::Idle => has_key,
+            LinkState::Live => false,
+        };
+        if is_up_again {
+            let join_at_us = link.join_at_us;
             link.on_live(now_us, data_number);
+            self.settle_handshake(slot, join_at_us);
             if !self.is_registered {
                 self.is_registered = true;
                 self.opening = Opening::default();

@@ -22,12 +22,21 @@ pub enum SenderDropReason {
     Copy,
     /// A REG2 that does not carry our half of the ID.
     ForeignId,
+    /// An SRTLA packet that a sender with a key has no proof of who sent it.
+    Unproven,
 }
 
 impl SenderDropReason {
     /// Every reason, in the order of [`SenderCounters::dropped`].
-    pub const ALL: [Self; 6] =
-        [Self::Malformed, Self::NotSrt, Self::NoLink, Self::UnknownLink, Self::Copy, Self::ForeignId];
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::NotSrt,
+        Self::NoLink,
+        Self::UnknownLink,
+        Self::Copy,
+        Self::ForeignId,
+        Self::Unproven,
+    ];
 
     /// A short name for metrics.
     pub const fn name(self) -> &'static str {
@@ -38,6 +47,7 @@ impl SenderDropReason {
             Self::UnknownLink => "unknown_link",
             Self::Copy => "copy",
             Self::ForeignId => "foreign_id",
+            Self::Unproven => "unproven",
         }
     }
 }
@@ -59,16 +69,18 @@ pub struct SenderCounters {
     pub dropped: [u64; SenderDropReason::ALL.len()],
     /// Additional copies sent (probes of idle links, doubled important packets).
     pub copies_sent: u64,
-    /// REG1 sent.
+    /// REG1 sent, M1 included.
     pub reg1_sent: u64,
-    /// REG2 sent, probes included.
+    /// REG2 sent, probes and M3 included.
     pub reg2_sent: u64,
     /// Keepalives sent.
     pub keepalives_sent: u64,
     /// Fresh sockets asked for.
     pub rebinds_asked: u64,
-    /// Refusals received (`REG_ERR`, `REG_NAK`).
+    /// Refusals received (`REG_ERR`, `REG_NAK`) and believed.
     pub refusals: u64,
+    /// How often a sender with a key registered without it ([`Sa1Mode::Prefer`](super::Sa1Mode::Prefer)).
+    pub downgrades: u64,
     /// NGPs received.
     pub ngps: u64,
     /// Sends that failed, as told by the caller.

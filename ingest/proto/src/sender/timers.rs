@@ -21,6 +21,9 @@ impl Sender {
                 }
             }
         }
+        if now_us >= self.reconsider_at_us() {
+            self.reconsider(out);
+        }
     }
 
     /// When [`Sender::handle_timeout`] is due next; `None` without links. Looks at each link once.
@@ -30,7 +33,8 @@ impl Sender {
             .iter()
             .flatten()
             .map(|link| self.link_due_us(link))
-            .fold(self.opening.next_at_us.min(self.all_silent_at_us()), u64::min);
+            .fold(self.opening.next_at_us.min(self.all_silent_at_us()), u64::min)
+            .min(self.reconsider_at_us());
         let base = self.base?;
         (due_us != NEVER).then(|| base + Duration::from_micros(due_us))
     }
@@ -53,10 +57,11 @@ impl Sender {
 
     fn link_due_us(&self, link: &Link) -> u64 {
         let due_us = match link.state {
-            LinkState::Idle => NEVER,
+            LinkState::Idle => link.join_at_us,
             LinkState::Live => {
                 let query_at_us = link.query_at_us(&self.config);
-                link.keepalive_at_us.min(query_at_us).min(link.suspect_at_us(&self.config))
+                let asks_at_us = link.keepalive_at_us.min(query_at_us);
+                asks_at_us.min(link.suspect_at_us(&self.config)).min(link.join_at_us)
             }
             LinkState::Joining | LinkState::Suspect | LinkState::Lost => {
                 link.join_at_us.min(link.give_up_at_us)
@@ -92,6 +97,8 @@ impl Sender {
                 } else if now_us >= link.keepalive_at_us {
                     self.send_keepalive(slot, out);
                 }
+                // New keys for a link that works.
+                self.join_timeout(slot, out);
             }
             LinkState::Idle | LinkState::Joining | LinkState::Suspect | LinkState::Lost => {
                 if now_us >= link.give_up_at_us {
@@ -106,14 +113,18 @@ impl Sender {
     fn join_timeout(&mut self, slot: usize, out: &mut SenderActions) {
         let now_us = self.now_us;
         let Some(link) = self.link(slot).filter(|link| now_us >= link.join_at_us) else { return };
-        let is_suspect = link.state == LinkState::Suspect;
-        self.send_reg2(slot, out);
-        if is_suspect {
-            self.send_keepalive(slot, out);
+        match link.state {
+            // A refusal is over.
+            LinkState::Idle => self.join(slot, LinkState::Joining, out),
+            LinkState::Suspect => {
+                self.send_join(slot, out);
+                self.send_keepalive(slot, out);
+            }
+            LinkState::Joining | LinkState::Live | LinkState::Lost => self.send_join(slot, out),
         }
     }
 
-    /// Data goes elsewhere; REG2 and a keepalive ask for an answer. Both are harmless if the link is well.
+    /// Data goes elsewhere; REG2 (M1 with a key) and a keepalive ask for an answer. Both are harmless if the link is well.
     fn suspect(&mut self, slot: usize, out: &mut SenderActions) {
         out.notice(SenderNotice::LinkSuspect { link: LinkIndex(slot as u8) });
         self.join(slot, LinkState::Suspect, out);
@@ -140,8 +151,9 @@ impl Sender {
 
     pub(super) fn send_keepalive(&mut self, slot: usize, out: &mut SenderActions) {
         let now_us = self.now_us;
-        let interval_us = micros(self.config.keepalive_interval);
-        let is_extended = self.config.has_extended_keepalives;
+        let interval_us = self.keepalive_us(slot);
+        // With a trailer the short form has 30 bytes, and there are carriers that eat what has less than 32.
+        let is_extended = self.config.has_extended_keepalives || self.has_key_in_use();
         let (window, flight) = (self.window(slot), self.log.flight(slot));
         let Some(link) = self.link_mut(slot) else { return };
         let timestamp_ms = link.stamp_keepalive(now_us);
@@ -166,7 +178,7 @@ impl Sender {
         self.counters.keepalives_sent += 1;
         let mut buf = [0; EXTENDED_KEEPALIVE_LEN];
         if let Some(bytes) = Repr::Keepalive(keepalive).emit(&mut buf) {
-            out.send(LinkIndex(slot as u8), bytes);
+            self.send_sealed(slot, bytes, out);
         }
     }
 }
