@@ -1,8 +1,9 @@
 //! One established connection: control traffic around the receive and the send half.
 //!
 //! `handle` takes packets in, `on_timeout` moves time on, `poll_transmit` writes one datagram at a time, and
-//! `next_at` says when to come back. Promises: what was received before a SHUTDOWN is still delivered at its
-//! time; a closed connection answers stragglers with SHUTDOWN for a moment, then is gone.
+//! `next_at` says when to come back. Promises: what was sent before a SHUTDOWN is still delivered at its time, even
+//! if SHUTDOWN came first on a faster link; a closed connection answers stragglers with SHUTDOWN for a moment, then
+//! is gone.
 
 use crate::crypto::Crypto;
 use crate::event::CloseReason;
@@ -22,8 +23,6 @@ const KEEPALIVE: Micros = 1_000 * MS;
 const LINGER: Micros = 1_000 * MS;
 /// How long after the caller got our answer its CONCLUSION may still arrive.
 const REPEATS: Micros = 3_000 * MS;
-/// How far SHUTDOWN may run ahead of data on slower links.
-const LATE: Micros = 1_000 * MS;
 /// ACKs that wait for their ACKACK; further ones are not answered.
 const ACKACKS: usize = 16;
 
@@ -70,7 +69,7 @@ pub(crate) struct Connection<P> {
     spoke_at: Micros,
     /// When the peer first used our socket ID, so it has seen our answer; until then the connection is half open.
     confirmed_at: Option<Micros>,
-    /// Data that SHUTDOWN overtook on another link are still taken until then.
+    /// Data that SHUTDOWN overtook on another link are waited for until then: what was sent before it is due by then.
     late_until: Micros,
     /// Says nothing any more: the peer has given its socket ID to a new session.
     muted: bool,
@@ -190,8 +189,9 @@ impl<P: Copy> Connection<P> {
             Control::Nak(list) => self.sender.on_nak(now, list),
             Control::DropReq { first, last, .. } => self.receiver.on_drop_request(now, first, last),
             Control::Shutdown => {
-                if matches!(self.state, State::Open | State::Finishing(_)) {
-                    self.late_until = now + self.setup.receiver.latency.min(LATE);
+                // Who has sent no data has none on its way.
+                if matches!(self.state, State::Open | State::Finishing(_)) && self.receiver.has_received() {
+                    self.late_until = now + self.setup.receiver.latency;
                 }
                 self.peer_gone(CloseReason::PeerShutdown);
             }
@@ -278,6 +278,7 @@ impl<P: Copy> Connection<P> {
         }
         if let State::Draining(reason) = self.state
             && self.receiver.is_empty()
+            && self.late_until <= now
         {
             self.end(now, reason);
         }
@@ -301,7 +302,7 @@ impl<P: Copy> Connection<P> {
             State::Finishing(Some(at)) => idle.min(receiving).min(at),
             State::Finishing(None) if self.sender.is_empty() => 0,
             State::Open | State::Finishing(None) => idle.min(sending).min(receiving),
-            State::Draining(_) if self.receiver.is_empty() => 0,
+            State::Draining(_) if self.receiver.is_empty() => self.late_until,
             State::Draining(_) => self.receiver.data_at(),
             State::Lingering(until) => until,
         }

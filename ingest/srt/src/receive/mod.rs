@@ -293,6 +293,11 @@ impl Receiver {
         self.buffer.is_empty()
     }
 
+    /// At least one data packet came.
+    pub(crate) fn has_received(&self) -> bool {
+        self.stats.received > 0
+    }
+
     /// When the last data packet came, or the connection was made.
     pub(crate) fn last_data_at(&self) -> Micros {
         self.last_data_at

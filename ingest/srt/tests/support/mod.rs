@@ -16,7 +16,7 @@ pub const LISTENER: usize = 1;
 /// How the endpoints name each other.
 pub const ADDRESS: [u32; 2] = [100, 200];
 
-pub fn ms(ms: u64) -> Duration {
+pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
