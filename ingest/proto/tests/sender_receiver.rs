@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bondgate_auth::ticket::TicketKey;
 use bondgate_proto::LinkAddr;
-use bondgate_proto::receiver::{Action, Actions, Receiver, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Admission, Clock, Receiver, ReceiverConfig, Secrets, Verdict,
+};
 use bondgate_proto::sender::{
     LinkIndex, LinkLabel, LinkState, Sender, SenderAction, SenderActions, SenderConfig, SenderVerdict,
 };
@@ -28,7 +31,9 @@ struct Pair {
 }
 
 fn receiver() -> Receiver {
-    Receiver::new(ReceiverConfig::default(), TicketKey::new([3; 32]), [1, 2], 77)
+    let secrets = Secrets { tickets: TicketKey::new([3; 32]), cookies: [4; 32], nonces: [5; 16] };
+    let clock = Clock { at: Instant::now(), boot_ms: 0, wall_ms: 0 };
+    Receiver::new(ReceiverConfig::default(), secrets, Arc::new(Admission::open()), clock, [1, 2], 77)
 }
 
 impl Pair {

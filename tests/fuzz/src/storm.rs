@@ -10,11 +10,14 @@
 //! one must come up.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bondgate_auth::ticket::TicketKey;
-use bondgate_proto::receiver::{Action, Actions, DropReason, Receiver, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Admission, Clock, DropReason, Receiver, ReceiverConfig, Secrets, Verdict,
+};
 use bondgate_proto::sender::{
     LinkIndex, LinkLabel, Sender, SenderAction, SenderActions, SenderConfig, SenderVerdict,
 };
@@ -131,7 +134,10 @@ impl Storm {
             foreign_max: 64,
             ..ReceiverConfig::default()
         };
-        let receiver = Receiver::new(receiver_config, TicketKey::new([1; 32]), [2, 3], 1000);
+        let secrets = Secrets { tickets: TicketKey::new([1; 32]), cookies: [2; 32], nonces: [3; 16] };
+        let clock = Clock { at: now, boot_ms: 0, wall_ms: 0 };
+        let admission = Arc::new(Admission::open());
+        let receiver = Receiver::new(receiver_config, secrets, admission, clock, [2, 3], 1000);
         let (actions, bytes) = receiver.actions_min();
         let endpoint_config = EndpointConfig {
             connections_max: 16,

@@ -60,8 +60,6 @@ pub struct ReceiverConfig {
     pub foreign_max: usize,
     /// How long such an address is remembered after its last datagram.
     pub foreign_idle: Duration,
-    /// Who may register without further proof.
-    pub admit: AdmitPolicy,
 }
 
 impl Default for ReceiverConfig {
@@ -91,7 +89,6 @@ impl Default for ReceiverConfig {
             shards: 1,
             foreign_max: 4096,
             foreign_idle: Duration::from_secs(15),
-            admit: AdmitPolicy::Open,
         }
     }
 }
@@ -109,7 +106,7 @@ impl ReceiverConfig {
     }
 }
 
-/// Who may register with a plain ticket.
+/// Who may register at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdmitPolicy {
     /// Everybody.

@@ -9,6 +9,7 @@ use super::table::{Index, KeyHash};
 use super::timers::Deadlines;
 use crate::GroupKey;
 use crate::wire::{GroupId, HALF_LEN};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The links that carry one SRT session.
@@ -16,6 +17,8 @@ pub(super) struct Group {
     pub id: GroupId,
     half_hash: u32,
     pub opened_at: Instant,
+    /// Where the link that joined last sent from.
+    pub addr: IpAddr,
     /// How many links there are.
     pub links: u8,
     /// Slot of the link that most recently carried plausible SRT.
@@ -107,7 +110,13 @@ impl Groups {
     }
 
     /// Opens a group in a free slot.
-    pub(super) fn insert(&mut self, hasher: &KeyHash, now: Instant, id: GroupId) -> Option<u32> {
+    pub(super) fn insert(
+        &mut self,
+        hasher: &KeyHash,
+        now: Instant,
+        id: GroupId,
+        addr: IpAddr,
+    ) -> Option<u32> {
         let slot = self.free.pop()?;
         let half_hash = hasher.of(id.sender_half());
         let place = self.slots.get_mut(slot as usize)?;
@@ -115,6 +124,7 @@ impl Groups {
             id,
             half_hash,
             opened_at: now,
+            addr,
             links: 0,
             newest_source: None,
             carried_data: false,

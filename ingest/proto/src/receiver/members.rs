@@ -8,6 +8,7 @@ use super::links::NewLink;
 use super::{Action, Actions, CloseReason, LeaveReason, Notice, Receiver};
 use crate::LinkAddr;
 use crate::wire::GroupId;
+use std::net::IpAddr;
 use std::time::Instant;
 
 impl Receiver {
@@ -18,13 +19,19 @@ impl Receiver {
     }
 
     /// Opens a group, evicting another if the table is full. `None` when nothing can be evicted.
-    pub(super) fn open_group(&mut self, now: Instant, id: GroupId, out: &mut Actions) -> Option<u32> {
+    pub(super) fn open_group(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        addr: IpAddr,
+        out: &mut Actions,
+    ) -> Option<u32> {
         if self.groups.is_full() {
             let victim = self.groups.evictable()?;
             self.counters.groups_evicted += 1;
             self.close_group(victim, CloseReason::Evicted, out);
         }
-        let slot = self.groups.insert(&self.hash, now, id)?;
+        let slot = self.groups.insert(&self.hash, now, id, addr)?;
         self.counters.groups_opened += 1;
         out.push(Action::Notice(Notice::GroupOpened { group: self.groups.key(slot) }));
         Some(slot)
@@ -66,6 +73,7 @@ impl Receiver {
         self.groups.ghost_linger.disarm(group_slot);
         if let Some(group) = self.groups.get_mut(group_slot) {
             group.links += 1;
+            group.addr = addr.ip();
         }
         self.counters.links_joined += 1;
         if self.config.shards > 1 {

@@ -18,6 +18,7 @@
 //! And to everybody else: no table grows, no link is sent many more bytes than came from it, and nothing is parsed twice.
 
 mod actions;
+mod admission;
 mod bucket;
 mod config;
 mod counters;
@@ -35,6 +36,7 @@ mod timers;
 mod uplink;
 
 pub use actions::{Action, Actions};
+pub use admission::{Admission, Clock, GroupProof, Secrets, StockAdmission};
 pub use bucket::Rate;
 pub use config::{ACK_EVERY_MAX, AdmitPolicy, Cidr, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
 pub use counters::{Counters, DropReason};
@@ -48,6 +50,8 @@ use foreign::Foreign;
 use groups::Groups;
 use links::Links;
 use pending::Pending;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 use table::KeyHash;
 
@@ -70,7 +74,7 @@ pub enum Verdict {
 }
 
 /// An order from the control plane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// Tickets are issued for this epoch from now on; those of the neighbouring epochs stay valid.
     SetEpoch(u32),
@@ -78,6 +82,21 @@ pub enum Command {
     CloseGroup(GroupKey),
     /// Open no more groups. Links may still join the existing ones.
     Drain,
+    /// This policy from now on. Groups it does not admit any more are closed: those of keys that are gone, and those of
+    /// stock senders at addresses that are not named any more.
+    SetAdmission(Arc<Admission>),
+    /// The clocks were read again.
+    SetClock(Clock),
+    /// The group may publish: its probation is over.
+    StreamAccepted(GroupKey),
+    /// The group may not publish what it asked for: it is on probation again.
+    StreamRefused {
+        /// The group.
+        group: GroupKey,
+        /// The SRT handshake was completed up to the refusal, with a cookie that nobody can guess: whoever asked
+        /// receives what is sent to its address. Without it nothing is held against the address.
+        proven: bool,
+    },
 }
 
 /// An event for people.
@@ -135,6 +154,8 @@ pub enum CloseReason {
     Replaced,
     /// By command.
     Command,
+    /// The policy does not admit it any more.
+    Revoked,
 }
 
 /// Why a link was removed.
@@ -154,6 +175,8 @@ pub enum LeaveReason {
 pub struct Receiver {
     config: ReceiverConfig,
     tickets: TicketKey,
+    admission: Arc<Admission>,
+    clock: Clock,
     hash: KeyHash,
     epoch: u32,
     draining: bool,
@@ -167,9 +190,15 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Takes all the memory it will ever use. `tickets` must be the same in all shards and should survive restarts;
-    /// `hash_seed` is random; `epoch` is the current ticket epoch.
-    pub fn new(config: ReceiverConfig, tickets: TicketKey, hash_seed: [u64; 2], epoch: u32) -> Self {
+    /// Takes all the memory it will ever use. `hash_seed` is random; `epoch` is the current ticket epoch.
+    pub fn new(
+        config: ReceiverConfig,
+        secrets: Secrets,
+        admission: Arc<Admission>,
+        clock: Clock,
+        hash_seed: [u64; 2],
+        epoch: u32,
+    ) -> Self {
         let config = config.clamped();
         Self {
             hash: KeyHash::new(hash_seed),
@@ -178,7 +207,9 @@ impl Receiver {
             pending: Pending::new(config.pending_max, config.reg2_repeat),
             foreign: Foreign::new(config.foreign_max, config.foreign_idle),
             ngp: None,
-            tickets,
+            tickets: secrets.tickets,
+            admission,
+            clock,
             epoch,
             draining: false,
             last_link: None,
@@ -270,6 +301,9 @@ impl Receiver {
                     self.close_group(slot, CloseReason::Command, out);
                 }
             }
+            Command::SetAdmission(admission) => self.admission = admission,
+            Command::SetClock(clock) => self.clock.set(clock),
+            Command::StreamAccepted(_) | Command::StreamRefused { .. } => {}
         }
     }
 
@@ -292,6 +326,18 @@ impl Receiver {
     /// The link's index within its group, stable while the link lives and small: `0..links_per_group_max`.
     pub fn link_index(&self, link: LinkKey) -> Option<u8> {
         self.links.get_key(link).map(|_| self.links.index_of(link.slot))
+    }
+
+    /// What the sender of a group has shown; `None` when the group is gone.
+    pub fn group_proof(&self, group: GroupKey) -> Option<GroupProof<'_>> {
+        let ip = self.group_addr(group)?;
+        Some(GroupProof::Stock { listed: self.admission.stock.lists(ip) })
+    }
+
+    /// Where the link of a group that joined last sent from, though it may have left since; `None` when the group is
+    /// gone.
+    pub fn group_addr(&self, group: GroupKey) -> Option<IpAddr> {
+        self.groups.slot_of(group).and_then(|slot| self.groups.get(slot)).map(|group| group.addr)
     }
 
     /// The link the last [`Verdict::Forward`] came over.

@@ -35,7 +35,7 @@ impl Receiver {
         let Some(asked) = packet.group_id().copied().map(GroupId) else {
             return Verdict::Drop(DropReason::BadLength);
         };
-        if !self.config.admit.allows(from.ip()) {
+        if !self.admission.admits_stock(from.ip()) {
             return Verdict::Drop(DropReason::NotAdmitted);
         }
         let owner = self.owner_of(asked.sender_half());
@@ -64,7 +64,7 @@ impl Receiver {
         let Some(id) = packet.group_id().copied().map(GroupId) else {
             return Verdict::Drop(DropReason::BadLength);
         };
-        if !self.config.admit.allows(from.ip()) {
+        if !self.admission.admits_stock(from.ip()) {
             return Verdict::Drop(DropReason::NotAdmitted);
         }
         if !self.has_room(out) {
@@ -97,7 +97,7 @@ impl Receiver {
         let group = match living {
             Some(group) => group,
             None if self.draining => return Verdict::Drop(DropReason::Draining),
-            None => match self.open_group(now, id, out) {
+            None => match self.open_group(now, id, from.ip(), out) {
                 Some(group) => group,
                 None => return Verdict::Drop(DropReason::GroupTableFull),
             },

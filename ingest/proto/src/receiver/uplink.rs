@@ -74,7 +74,7 @@ impl Receiver {
         data: &Data<'_>,
         out: &mut Actions,
     ) -> Option<u32> {
-        if !self.config.roaming || !self.config.admit.allows(from.0.ip()) {
+        if !self.config.roaming || !self.admission.admits_stock(from.0.ip()) {
             return None;
         }
         let group = self.groups.find_server(&self.hash, data.dest_socket_id())?;

@@ -2,9 +2,12 @@
 #![allow(dead_code, reason = "shared by several test binaries, none of which uses everything")]
 
 use bondgate_auth::ticket::TicketKey;
-use bondgate_proto::receiver::{Action, Actions, Notice, Receiver, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Admission, Clock, Notice, Receiver, ReceiverConfig, Secrets, Verdict,
+};
 use bondgate_proto::wire::{PacketType, emit_reg};
 use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const SECRET: [u8; 32] = [0x42; 32];
@@ -13,6 +16,15 @@ pub const EPOCH: u32 = 1000;
 pub type Id = [u8; 256];
 pub type Half = [u8; 128];
 pub type Did = Vec<(Action, Vec<u8>)>;
+
+pub fn secrets() -> Secrets {
+    Secrets { tickets: TicketKey::new(SECRET), cookies: [0x43; 32], nonces: [0x44; 16] }
+}
+
+/// The clocks as they are when a test begins.
+pub fn clock(at: Instant) -> Clock {
+    Clock { at, boot_ms: 5_000_000, wall_ms: 1_800_000_000_000 }
+}
 
 pub struct Rig {
     pub receiver: Receiver,
@@ -132,9 +144,14 @@ impl Rig {
     }
 
     pub fn with(config: ReceiverConfig) -> Self {
-        let receiver = Receiver::new(config, TicketKey::new(SECRET), [1, 2], EPOCH);
+        Self::admitting(config, Admission::open())
+    }
+
+    pub fn admitting(config: ReceiverConfig, admission: Admission) -> Self {
+        let now = Instant::now();
+        let receiver = Receiver::new(config, secrets(), Arc::new(admission), clock(now), [1, 2], EPOCH);
         let (actions, bytes) = receiver.actions_min();
-        Self { receiver, out: Actions::with_capacity(2 * actions, 8 * bytes + 65_536), now: Instant::now() }
+        Self { receiver, out: Actions::with_capacity(2 * actions, 8 * bytes + 65_536), now }
     }
 
     /// The same receiver program started again: same secret, nothing else.

@@ -3,7 +3,8 @@
 use crate::rig::*;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{
-    Action, Actions, AdmitPolicy, Cidr, CloseReason, Command, DropReason, Notice, ReceiverConfig, Verdict,
+    Action, Actions, Admission, AdmitPolicy, Cidr, CloseReason, Command, DropReason, GroupProof, Notice,
+    ReceiverConfig, StockAdmission, Verdict,
 };
 
 #[test]
@@ -316,15 +317,22 @@ fn r12_registration_packets_must_have_their_length() {
 
 #[test]
 fn r13_admission_policy_covers_registration() {
-    let config = ReceiverConfig {
-        admit: AdmitPolicy::Cidrs(vec![
-            Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 },
-            Cidr { addr: "2001:db8::".parse().unwrap(), prefix: 32 },
-        ]),
-        ..ReceiverConfig::default()
-    };
-    let mut rig = Rig::with(config);
-    rig.register(&half(1), &[link(0), LinkAddr::new("[2001:db8:1::5]:9".parse().unwrap())]);
+    let networks = vec![
+        Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 },
+        Cidr { addr: "2001:db8::".parse().unwrap(), prefix: 32 },
+    ];
+    let named = Admission { networks: AdmitPolicy::Cidrs(networks.clone()), ..Admission::open() };
+    let listed = Admission { stock: StockAdmission::Listed(networks), ..Admission::open() };
+    for (admission, listed) in [(named, false), (listed, true)] {
+        covers_registration(admission, listed);
+    }
+}
+
+fn covers_registration(admission: Admission, listed: bool) {
+    let mut rig = Rig::admitting(ReceiverConfig::default(), admission);
+    let group = rig.register(&half(1), &[link(0), LinkAddr::new("[2001:db8:1::5]:9".parse().unwrap())]);
+    assert_eq!(rig.receiver.group_proof(group), Some(GroupProof::Stock { listed }));
+    assert_eq!(rig.receiver.group_addr(group), Some("2001:db8:1::5".parse().unwrap()));
     let outside = LinkAddr::new("192.0.2.77:5000".parse().unwrap());
     for bytes in [reg1(&probe_id(1)), reg2(&probe_id(1)), reg2(&with_ticket(&half(1), EPOCH))] {
         let (verdict, did) = rig.up(outside, &bytes);

@@ -4,10 +4,13 @@
 //! an SRTLA ACK); timers make progress.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bondgate_auth::ticket::TicketKey;
-use bondgate_proto::receiver::{Action, Actions, Command, Receiver, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Admission, Clock, Command, Receiver, ReceiverConfig, Secrets, Verdict,
+};
 use bondgate_proto::{GroupKey, LinkAddr};
 
 use super::script::Script;
@@ -35,7 +38,9 @@ pub fn run(data: &[u8]) {
         foreign_max: 8,
         ..ReceiverConfig::default()
     };
-    let receiver = Receiver::new(config, TicketKey::new([7; 32]), [1, 2], 100);
+    let secrets = Secrets { tickets: TicketKey::new([7; 32]), cookies: [8; 32], nonces: [9; 16] };
+    let clock = Clock { at: Instant::now(), boot_ms: 0, wall_ms: 0 };
+    let receiver = Receiver::new(config, secrets, Arc::new(Admission::open()), clock, [1, 2], 100);
     let (actions, bytes) = receiver.actions_min();
     let out = Actions::with_capacity(actions * 4, bytes * 8);
     let ids = std::array::from_fn(|half| [half as u8 + 1; 256]);

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bondgate_auth::ticket::TicketKey;
-use bondgate_proto::receiver::{Action, Actions, DropReason, Receiver, Verdict};
+use bondgate_proto::receiver::{Action, Actions, Admission, Clock, DropReason, Receiver, Secrets, Verdict};
 use bondgate_proto::{GroupKey, LinkAddr};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, Event};
 use bytes::Bytes;
@@ -66,12 +67,15 @@ pub struct Host {
     publisher: Option<ConnId>,
 }
 
-fn new_receiver(setup: &Setup, incarnation: u64) -> Receiver {
+fn new_receiver(setup: &Setup, incarnation: u64, now: Instant) -> Receiver {
     let mut rng = Rng::new(setup.seed).fork(100 + incarnation);
     // The key is what survives a restart; the hash seed is what must not matter.
-    let secret = Rng::new(setup.seed).fork(99).bytes();
+    let tickets = TicketKey::new(Rng::new(setup.seed).fork(99).bytes());
     let hash_seed = [rng.next_u64(), rng.next_u64()];
-    Receiver::new(setup.receiver_config.clone(), TicketKey::new(secret), hash_seed, EPOCH)
+    let secrets = Secrets { tickets, cookies: rng.bytes(), nonces: rng.bytes() };
+    let clock = Clock { at: now, boot_ms: 0, wall_ms: 0 };
+    let admission = Arc::new(Admission::open());
+    Receiver::new(setup.receiver_config.clone(), secrets, admission, clock, hash_seed, EPOCH)
 }
 
 fn new_server(setup: &Setup, incarnation: u64, now: Instant) -> Endpoint<SrtPeer> {
@@ -85,7 +89,7 @@ impl Host {
     pub fn new(setup: &Setup, now: Instant) -> Self {
         Self {
             output: setup.output,
-            receiver: new_receiver(setup, 0),
+            receiver: new_receiver(setup, 0, now),
             actions: Actions::with_capacity(1024, 256 * 1024),
             server: new_server(setup, 0, now),
             forwarders: BTreeMap::new(),
@@ -98,7 +102,7 @@ impl Host {
 
     /// The receiver process dies and starts again. In relay wiring the SRT engine goes with it.
     pub fn restart(&mut self, setup: &Setup, incarnation: u64, now: Instant) {
-        self.receiver = new_receiver(setup, incarnation);
+        self.receiver = new_receiver(setup, incarnation, now);
         self.actions.clear();
         self.received_by_world = 0;
         self.forwarders.clear();

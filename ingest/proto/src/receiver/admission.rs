@@ -1,0 +1,126 @@
+//! Who may register: the policy, the clocks and secrets registration needs, and what a group has proven.
+//!
+//! [`Admission`] is immutable and shared by all shards; a change of policy is another one, brought by
+//! [`Command::SetAdmission`](super::Command::SetAdmission).
+
+use super::config::{AdmitPolicy, Cidr};
+use bondgate_auth::sa1::keys::GateKeys;
+use bondgate_auth::sa1::{KeyId, ListenerId, Now, StreamBind};
+use bondgate_auth::table::{DeviceRules, KeyTable};
+use bondgate_auth::ticket::TicketKey;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// The policy of one listener.
+#[derive(Debug)]
+pub struct Admission {
+    /// Who may register at all. A device outside gets a tagged refusal, a stock sender silence.
+    pub networks: AdmitPolicy,
+    /// Which senders without a key may register.
+    pub stock: StockAdmission,
+    /// Who this receiver is to devices.
+    pub listener: ListenerId,
+    /// The gate keys; without them the gate tag is not looked at.
+    pub gate: Option<GateKeys>,
+    /// The devices' keys.
+    pub keys: KeyTable,
+    /// New groups may only shake hands until [`Command::StreamAccepted`](super::Command::StreamAccepted).
+    pub probation: bool,
+}
+
+impl Admission {
+    /// Stock senders from anywhere, no devices, no probation.
+    pub fn open() -> Self {
+        Self {
+            networks: AdmitPolicy::Open,
+            stock: StockAdmission::Anywhere,
+            listener: ListenerId([0; 16]),
+            gate: None,
+            keys: KeyTable::default(),
+            probation: false,
+        }
+    }
+
+    /// A sender without a key may register from this address.
+    pub fn admits_stock(&self, ip: IpAddr) -> bool {
+        self.stock.admits(ip) && self.networks.allows(ip)
+    }
+}
+
+/// Which senders without a key may register.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StockAdmission {
+    /// None: nothing is sent in answer to anything without gate tag and MAC.
+    Never,
+    /// Those in these networks.
+    Listed(Vec<Cidr>),
+    /// All that [`Admission::networks`] names.
+    Anywhere,
+}
+
+impl StockAdmission {
+    /// `ip` may register without a key.
+    pub fn admits(&self, ip: IpAddr) -> bool {
+        *self == Self::Anywhere || self.lists(ip)
+    }
+
+    /// `ip` may, and was named.
+    pub fn lists(&self, ip: IpAddr) -> bool {
+        matches!(self, Self::Listed(networks) if networks.iter().any(|network| network.contains(ip)))
+    }
+}
+
+/// The clocks of SA1, read at one moment. All shards should be given the same reading: a cookie of one is checked by
+/// another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clock {
+    /// When they were read, on the clock of all other calls.
+    pub at: Instant,
+    /// Milliseconds of `CLOCK_BOOTTIME`.
+    pub boot_ms: u64,
+    /// Milliseconds since 1970, UTC.
+    pub wall_ms: u64,
+}
+
+impl Clock {
+    /// What the clocks show at `now`.
+    pub fn now(&self, now: Instant) -> Now {
+        let since_ms = now.saturating_duration_since(self.at).as_millis() as u64;
+        Now { boot_ms: self.boot_ms.saturating_add(since_ms), wall_ms: self.wall_ms.saturating_add(since_ms) }
+    }
+
+    /// Takes a new reading. The boot clock never goes back by it.
+    pub(super) fn set(&mut self, new: Self) {
+        *self = Self { boot_ms: new.boot_ms.max(self.now(new.at).boot_ms), ..new };
+    }
+}
+
+/// What must not be known outside. The same in all shards of a process.
+#[derive(Debug)]
+pub struct Secrets {
+    /// Makes the tickets of stock senders. To be kept over restarts.
+    pub tickets: TicketKey,
+    /// Makes SA1's cookies. To be drawn at start and never stored.
+    pub cookies: [u8; 32],
+    /// Makes SA1's nonces and keys its filters. To be drawn at start and never stored.
+    pub nonces: [u8; 16],
+}
+
+/// What the sender of a group has shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupProof<'a> {
+    /// It holds a device key.
+    Device {
+        /// What the device may do.
+        rules: &'a DeviceRules,
+        /// What the group was registered for.
+        bind: StreamBind,
+        /// The key.
+        key_id: KeyId,
+    },
+    /// Nothing.
+    Stock {
+        /// Its address is on the list of [`StockAdmission::Listed`].
+        listed: bool,
+    },
+}
