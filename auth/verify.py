@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Checks the SA1 test vectors without any of bondgate's code, with nothing but Python's standard library.
 
-    verify.py [FILE]        default: vectors/sa1.json beside this script
+    verify.py [FILE...]     default: vectors/text.json and vectors/sa1.json beside this script
 
 Everything is computed here from docs/registration-auth.md: key derivation, SipHash-2-4, gate tag, cookie, MACs, link
-keys, trailers, stock tickets, and the receiver's verdict on every recorded datagram and on every single-bit flip of M1
-and M3. Prints what was checked; exits 1 at the first mismatch. Also a reference for whoever writes a client.
+keys, trailers, stock tickets, the receiver's verdict on every recorded datagram and on every single-bit flip of M1
+and M3, and the text forms of keys and the provisioning URI. Prints what was checked; exits 1 at the first mismatch. Also a reference for whoever writes a client.
 """
 import hashlib
 import hmac as _hmac
@@ -14,6 +14,7 @@ import json
 import os
 import struct
 import sys
+import zlib
 
 
 class Mismatch(Exception):
@@ -322,19 +323,100 @@ def check_flips(inputs, packets, flips):
     return tried
 
 
+# ---- text forms -----------------------------------------------------------------------------------------------------
+
+KINDS = {"device_key": ("bgk_", 40), "gate_key": ("bgg_", 20), "stream_token": ("bgt_", 20), "listener": ("bgl_", 16)}
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def encode_text(kind, payload):
+    prefix, _ = KINDS[kind]
+    data = payload + struct.pack(">I", zlib.crc32(prefix.encode() + payload))
+    characters = -(-len(data) * 8 // 5)
+    number = int.from_bytes(data, "big") << (characters * 5 - len(data) * 8)
+    return prefix + "".join(ALPHABET[number >> 5 * n & 31] for n in reversed(range(characters)))
+
+
+def decode_text(kind, text):
+    """The payload, or the name of what is wrong."""
+    prefix, length = KINDS[kind]
+    text = text.strip().lower()
+    if text[:4] != prefix:
+        return "wrong_kind" if text[:4] in [other for other, _ in KINDS.values()] else "no_prefix"
+    body = text[4:].replace("i", "1").replace("l", "1").replace("o", "0")
+    if any(c not in ALPHABET for c in body):
+        return "character"
+    characters = -(-(length + 4) * 8 // 5)
+    if len(body) != characters:
+        return "too_short" if len(body) < characters else "too_long"
+    number, unused = 0, characters * 5 - (length + 4) * 8
+    for c in body:
+        number = number << 5 | ALPHABET.index(c)
+    data = (number >> unused).to_bytes(length + 4, "big")
+    right = number & ((1 << unused) - 1) == 0 and \
+        struct.pack(">I", zlib.crc32(prefix.encode() + data[:length])) == data[length:]
+    return data[:length] if right else "mistyped"
+
+
+def check_texts(v):
+    for t in v["texts"]:
+        payload = bytes.fromhex(t["payload"])
+        check("text of a " + t["kind"], encode_text(t["kind"], payload), t["text"])
+        check("bytes of a " + t["kind"], decode_text(t["kind"], t["text"]), payload)
+    for n, t in enumerate(v["reads"]):
+        read = decode_text(t["kind"], t["text"])
+        check(f"reading {n}", "ok" if isinstance(read, bytes) else read, t["verdict"])
+    for t in v["tokens"]:
+        digest = hashlib.sha256(decode_text("stream_token", t["text"])).hexdigest()
+        check("hash of a token", digest, t["hash"])
+        check("ID of a token", digest[:12], t["id"])
+    return len(v["texts"]) + len(v["reads"]) + len(v["tokens"])
+
+
+def check_uris(uris):
+    def payload(kind, text):
+        read = decode_text(kind, text)
+        check("what is wrong with the " + kind, None if isinstance(read, bytes) else read, None)
+        return read
+
+    for u in uris:
+        scheme, rest = u["uri"].split("://")
+        server, query = rest.split("?")
+        part = dict(pair.split("=") for pair in query.split("&"))
+        check("scheme", scheme, "srtla")
+        check("server", server, u["server"])
+        for name in ("device", "tenant", "stream"):
+            check(name, part.pop(name, ""), u[name])
+        check("listener", payload("listener", part.pop("listener")).hex(), u["listener_id"])
+        key = payload("device_key", part.pop("key"))
+        check("key ID", key[:8].hex(), u["key_id"])
+        check("secret", key[8:].hex(), u["secret"])
+        gate = payload("gate_key", part.pop("gate")) if "gate" in part else None
+        check("gate epoch", gate and struct.unpack(">I", gate[:4])[0], u["gate_epoch"])
+        check("gate key", gate and gate[4:].hex(), u["gate_key"])
+        check("other parts", part, {})
+        check("stream binding", (stream_bind(u) if u["stream"] else bytes(24)).hex(), u["stream_bind"])
+    return len(uris)
+
+
 def main():
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors", "sa1.json")
-    path = sys.argv[1] if len(sys.argv) > 1 else beside
-    with open(path, encoding="utf-8") as file:
-        v = json.load(file)
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors")
+    paths = sys.argv[1:] or [os.path.join(beside, name) for name in ("text.json", "sa1.json")]
     try:
         siphash_known_answers()
-        print(check_derived(v["inputs"], v["derived"]), "derived values")
-        print(check_packets(v["inputs"], v["packets"]), "packets")
-        print(check_trailers(v["derived"], v["trailers"]), "trailers")
-        print(check_tickets(v["tickets"]), "tickets")
-        print(check_arrivals(v["inputs"], v["arrivals"]), "verdicts")
-        print(check_flips(v["inputs"], v["packets"], v["flips"]), "flips, 0 taken")
+        for path in paths:
+            with open(path, encoding="utf-8") as file:
+                v = json.load(file)
+            if "texts" in v:
+                print(check_texts(v), "text forms")
+                print(check_uris(v["uris"]), "URIs")
+                continue
+            print(check_derived(v["inputs"], v["derived"]), "derived values")
+            print(check_packets(v["inputs"], v["packets"]), "packets")
+            print(check_trailers(v["derived"], v["trailers"]), "trailers")
+            print(check_tickets(v["tickets"]), "tickets")
+            print(check_arrivals(v["inputs"], v["arrivals"]), "verdicts")
+            print(check_flips(v["inputs"], v["packets"], v["flips"]), "flips, 0 taken")
     except Mismatch as mismatch:
         print("MISMATCH", mismatch)
         return 1

@@ -14,7 +14,8 @@ fn verify(arguments: &[&str]) -> Output {
 fn accepts_the_vectors() -> Result<(), Failed> {
     let output = verify(&[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() && said.ends_with("4128 flips, 0 taken\nall as specified\n") {
+    let text_forms = said.starts_with("21 text forms\n2 URIs\n");
+    if output.status.success() && text_forms && said.ends_with("4128 flips, 0 taken\nall as specified\n") {
         return Ok(());
     }
     Err(format!("{output:?}").into())
@@ -29,8 +30,8 @@ fn changed(vectors: &str, member: &str, n: usize) -> String {
     [&vectors[..last], digit, &vectors[last + 1..]].concat()
 }
 
-fn notices(member: &str, n: usize) -> Result<(), Failed> {
-    let vectors = std::fs::read_to_string(format!("{DIR}/vectors/sa1.json")).unwrap();
+fn notices(file: &str, member: &str, n: usize) -> Result<(), Failed> {
+    let vectors = std::fs::read_to_string(format!("{DIR}/vectors/{file}")).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), changed(&vectors, member, n)).unwrap();
     let output = verify(&[file.path().to_str().unwrap()]);
@@ -47,22 +48,28 @@ fn main() {
         eprintln!("SKIPPED verify_py: python3 not installed");
     }
     let mut trials = vec![Trial::test("accepts_the_vectors", accepts_the_vectors)];
-    // One of every kind: a derived key, a packet, a trailer, a ticket, the fate of a datagram, the count of a reason.
-    for (member, n) in [
-        ("k_x", 0),
-        ("k_ck", 0),
-        ("m1", 0),
-        ("m2", 0),
-        ("m3", 0),
-        ("m4", 0),
-        ("nak_to_m1", 0),
-        ("nak_to_m3", 0),
-        ("sealed", 5),
-        ("receiver_half", 2),
-        ("packet", 7),
-        ("cookie_mac", 0),
+    // One of every kind: a derived key, a packet, a trailer, a ticket, the fate of a datagram, the count of a reason, a text,
+    // a URI, the hash of a token.
+    for (file, member, n) in [
+        ("sa1.json", "k_x", 0),
+        ("sa1.json", "k_ck", 0),
+        ("sa1.json", "m1", 0),
+        ("sa1.json", "m2", 0),
+        ("sa1.json", "m3", 0),
+        ("sa1.json", "m4", 0),
+        ("sa1.json", "nak_to_m1", 0),
+        ("sa1.json", "nak_to_m3", 0),
+        ("sa1.json", "sealed", 5),
+        ("sa1.json", "receiver_half", 2),
+        ("sa1.json", "packet", 7),
+        ("sa1.json", "cookie_mac", 0),
+        ("text.json", "text", 14),
+        ("text.json", "payload", 0),
+        ("text.json", "uri", 0),
+        ("text.json", "stream_bind", 0),
+        ("text.json", "hash", 0),
     ] {
-        trials.push(Trial::test(format!("notices_a_changed_{member}"), move || notices(member, n)));
+        trials.push(Trial::test(format!("notices_a_changed_{member}"), move || notices(file, member, n)));
     }
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect();
     libtest_mimic::run(&arguments, trials).exit();
