@@ -110,7 +110,7 @@ impl Settings {
         let mut toml = format!(
             "[log]\nformat = \"human\"\nlevel = \"debug\"\n\n\
              [runtime]\nbackend = \"{}\"\nstate_dir = \"{}\"\n\n\
-             [srtla]\nlisten = \"{}\"\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
+             [srtla]\nauth = \"open\"\nlisten = \"{}\"\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
             self.backend,
             scene.path("state").display(),
             self.srtla,
@@ -148,7 +148,7 @@ impl Settings {
     ) -> Result<Process> {
         std::fs::create_dir_all(scene.path("state"))?;
         let config = scene.write(&format!("{name}.toml"), &self.to_toml(scene))?;
-        let mut run = command(&["run", "-c"])?;
+        let mut run = command(&["run", "--accept-open-ingest", "-c"])?;
         run.arg(config);
         let plain_program = run.get_program().to_owned();
         let run = wrap(run);

@@ -52,6 +52,11 @@ impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into() }
     }
+
+    /// A configuration that does not do.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Config, message: message.into() }
+    }
 }
 
 impl fmt::Display for Failure {

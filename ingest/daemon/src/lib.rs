@@ -7,5 +7,6 @@ pub mod control;
 pub mod demo;
 pub mod exit;
 pub mod logging;
+pub mod policy;
 pub mod service;
 pub mod shard;

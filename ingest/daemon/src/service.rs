@@ -17,11 +17,12 @@ use anyhow::{Context, bail};
 use bondgate_auth::ticket::TicketKey;
 use bondgate_io::socket::{BindOptions, bind_udp};
 use bondgate_io::{AnyBackend, Choice, Limits, Waker};
-use bondgate_proto::receiver::{AdmitPolicy, Receiver, ReceiverConfig};
+use bondgate_proto::receiver::{Clock, Receiver, ReceiverConfig, Secrets};
 use bondgate_srt::EndpointConfig;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::{BackendChoice, Config, OutputMode};
+use crate::policy::{Policy, PolicySlot, wall_ms};
 use crate::shard::forward::Forward;
 use crate::shard::handoff::Handoff;
 use crate::shard::notice::Notices;
@@ -81,15 +82,18 @@ impl Service {
     ///
     /// # Errors
     /// Ports in use, an unresolvable server, a backend that does not work here, an unreadable ticket key.
-    pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let secret = match &config.runtime.state_dir {
+    pub fn start(config: &Config, policy: Policy) -> anyhow::Result<Self> {
+        let ticket_secret = match &config.runtime.state_dir {
             Some(dir) => ticket_secret(dir)?,
             None => random::<32>()?,
         };
+        let cookie_secret = random::<32>()?;
         let shards = config.runtime.shards;
         let shared = Shared {
             stop: Arc::new(AtomicBool::new(false)),
             epoch: Arc::new(AtomicU32::new(ticket_epoch())),
+            policy: Arc::new(PolicySlot::new(policy)),
+            started: Clock { at: Instant::now(), boot_ms: 0, wall_ms: wall_ms() },
             notices: Notices::new(NOTICES),
             handoff: Handoff::new(shards, if shards > 1 { HANDOFF_DEPTH } else { 1 }),
         };
@@ -127,7 +131,8 @@ impl Service {
                 srtla,
                 srt,
                 server,
-                secret,
+                ticket_secret,
+                cookie_secret,
                 shared: shared.clone(),
                 slot,
             };
@@ -188,6 +193,19 @@ impl Service {
         &self.backend
     }
 
+    /// Puts a policy in force on all shards. A shard that sleeps is woken, so that what the policy ends, ends now.
+    pub fn publish(&self, policy: Policy) {
+        self.shared.policy.publish(policy);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.shared.policy.load()
+    }
+
     /// Called now and then by the supervisor: moves the ticket epoch with the wall clock.
     pub fn tick(&self) {
         self.shared.epoch.store(ticket_epoch(), Ordering::Relaxed);
@@ -231,7 +249,8 @@ struct ShardStart {
     srtla: UdpSocket,
     srt: Option<UdpSocket>,
     server: Option<SocketAddr>,
-    secret: [u8; 32],
+    ticket_secret: [u8; 32],
+    cookie_secret: [u8; 32],
     shared: Shared,
     slot: SnapshotSlot,
 }
@@ -283,19 +302,21 @@ impl ShardStart {
             roaming: config.srtla.roaming,
             shard: self.id,
             shards: config.runtime.shards,
-            admit: if config.srtla.allow.is_empty() {
-                AdmitPolicy::Open
-            } else {
-                AdmitPolicy::Cidrs(config.srtla.allow.clone())
-            },
             ..ReceiverConfig::default()
         };
         let seed = random::<16>()?;
         let (low, high) = seed.split_at(8);
         let word = |half: &[u8]| half.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+        let secrets = Secrets {
+            tickets: TicketKey::new(self.ticket_secret),
+            cookies: self.cookie_secret,
+            nonces: random::<16>()?,
+        };
         let receiver = Receiver::new(
             receiver_config,
-            TicketKey::new(self.secret),
+            secrets,
+            self.shared.policy.load().admission.clone(),
+            self.shared.started,
             [word(low), word(high)],
             self.shared.epoch.load(Ordering::Relaxed),
         );

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bondgate::config::{Config, OutputMode};
+use bondgate::policy::Policy;
 use bondgate::service::Service;
 use bondgate_io::socket::{BindOptions, bind_udp};
 
@@ -79,14 +80,14 @@ fn collect(server: &UdpSocket, expected: usize) -> (HashSet<Vec<u8>>, Sources) {
 #[test]
 fn three_shards_join_links_that_the_kernel_scattered() {
     let server = socket();
-    let mut config = Config::default();
+    let mut config = Config::open();
     config.runtime.shards = SHARDS;
     config.srtla.listen = "127.0.0.1:0".parse().unwrap();
     config.srtla.roaming = false; // so that nothing but hand-off can bring a link to its group
     config.output.mode = OutputMode::Forward;
     config.forward.server = server.local_addr().unwrap().to_string();
     config.admin.listen = None;
-    let service = Service::start(&config).unwrap();
+    let service = Service::start(&config, Policy::compile(&config)).unwrap();
     let to = service.srtla_addr();
 
     let groups: Vec<Group> = (1..=GROUPS).map(|number| register(number, to)).collect();

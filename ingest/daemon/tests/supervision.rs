@@ -137,8 +137,14 @@ fn run_is_ready_when_it_says_so_and_stops_in_order() {
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_bondgate"));
-    command.args(["run", "--log-format", "human"]);
-    for set in ["srtla.listen=127.0.0.1:0", "srt.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"] {
+    command.args(["run", "--accept-open-ingest", "--log-format", "human"]);
+    for set in [
+        "srtla.auth=open",
+        "runtime.state_dir=off",
+        "srtla.listen=127.0.0.1:0",
+        "srt.listen=127.0.0.1:0",
+        "admin.listen=127.0.0.1:0",
+    ] {
         command.args(["--set", set]);
     }
     command.current_dir(directory.path()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "5000000");

@@ -71,7 +71,7 @@ pub fn port_in_use(scene: &Scene) -> Result<()> {
     for (occupied, role) in [(settings.srtla, "srtla"), (settings.srt, "srt")] {
         let _occupant = UdpSocket::bind(occupied)?;
         let config = scene.write("run.toml", &settings.to_toml(scene))?;
-        let mut command = bondgate::command(&["run", "-c"])?;
+        let mut command = bondgate::command(&["run", "--accept-open-ingest", "-c"])?;
         command.arg(config);
         let finished = Process::run(scene, role, command, TIMEOUT)?;
         finished.expect_code(CODE_RUNTIME)?.expect_line(&[&occupied.to_string()])?;

@@ -80,6 +80,9 @@ pub struct RunArgs {
     /// Configuration file; without it ./bondgate.toml, then /etc/bondgate/bondgate.toml, then the built-in defaults
     #[arg(short, long, value_name = "FILE", env = "BONDGATE_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Needed besides srtla.auth = "open": everybody may register
+    #[arg(long)]
+    pub accept_open_ingest: bool,
 }
 
 /// `bondgate send`.

@@ -60,7 +60,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            run::run(&loaded.config)
+            run::run(&loaded.config, args.accept_open_ingest)
         }
         Command::Send(args) => {
             logging::init(&load(&global, None)?.config.log);

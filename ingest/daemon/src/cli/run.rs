@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, OutputMode};
+use crate::config::{AuthMode, Config, OutputMode};
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
 use crate::control::{self, ServiceState, health};
 use crate::exit::Failure;
+use crate::policy::Policy;
 use crate::service::Service;
 use crate::shard::notice::Notices;
 
@@ -21,10 +22,17 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What stopped it.
-pub fn run(config: &Config) -> Result<(), Failure> {
+pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
+    if config.srtla.auth == AuthMode::Open && !accept_open_ingest {
+        return Err(Failure::config(
+            "srtla.auth is \"open\": everybody could register and publish. If that is meant, start with \
+             --accept-open-ingest; else set srtla.auth = \"required\" or \"mixed\"",
+        ));
+    }
     let signals = Signals::install().map_err(|e| Failure::runtime(format!("cannot handle signals: {e}")))?;
     let notify = Notify::from_env();
-    let service = Service::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let service =
+        Service::start(config, Policy::compile(config)).map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let state = Arc::new(ServiceState::default());
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
@@ -38,8 +46,10 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             tracing::info!(srtla = %service.srtla_addr(), server = config.forward.server, "ready: forward");
         }
     }
-    if config.srtla.allow.is_empty() {
-        tracing::warn!("srtla.allow is empty: every sender may register; name your networks there");
+    match config.srtla.auth {
+        AuthMode::Open => tracing::warn!("srtla.auth is \"open\": every sender may register"),
+        AuthMode::Mixed => tracing::info!("senders without a key may register from srtla.stock_allow"),
+        AuthMode::Required => {}
     }
     state.ready.store(true, Ordering::Release);
     notify.ready("serving");

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::cidr::{self, Cidr};
-use super::resolved::{BackendChoice, Config, LogFormat, OutputMode};
+use super::resolved::{AuthMode, BackendChoice, Config, LogFormat, OutputMode, PlayChoice, StrengthChoice};
 use super::value::{Kind, Value, quoted};
 
 /// One key of the configuration.
@@ -36,8 +36,18 @@ pub static KEYS: &[Key] = &[
     number("srtla.links_per_group_max", (1, 64), |c| &mut c.srtla.links_per_group_max),
     number("srtla.link_timeout_ms", (3_000, 60_000), |c| &mut c.srtla.link_timeout_ms),
     number("srtla.ack_flush_ms", (5, 1_000), |c| &mut c.srtla.ack_flush_ms),
+    text("srtla.auth", |c| &mut c.srtla.auth),
+    text("srtla.stock_allow", |c| &mut c.srtla.stock_allow),
     text("srtla.allow", |c| &mut c.srtla.allow),
     text("srtla.roaming", |c| &mut c.srtla.roaming),
+    text("keys.seal_key_file", |c| &mut c.keys.seal_key_file),
+    text("keys.server", |c| &mut c.keys.server),
+    text("streams.default", |c| &mut c.streams.default),
+    text("streams.sa1", |c| &mut c.streams.sa1),
+    text("streams.sa1_token", |c| &mut c.streams.sa1_token),
+    text("streams.token", |c| &mut c.streams.token),
+    text("streams.cidr", |c| &mut c.streams.cidr),
+    text("streams.play", |c| &mut c.streams.play),
     text("srt.listen", |c| &mut c.srt.listen),
     number("srt.latency_ms", (20, 8_000), |c| &mut c.srt.latency_ms),
     number("srt.connections_max", (1, 65_535), |c| &mut c.srt.connections_max),
@@ -204,7 +214,7 @@ macro_rules! choice_setting {
         }
     )*};
 }
-choice_setting!(LogFormat, BackendChoice, OutputMode);
+choice_setting!(LogFormat, BackendChoice, OutputMode, AuthMode, StrengthChoice, PlayChoice);
 
 fn choices<T: ValueEnum + 'static>() -> impl Iterator<Item = String> {
     T::value_variants()
@@ -270,7 +280,7 @@ impl Setting for Option<PathBuf> {
         Kind::Text
     }
     fn expected(&self) -> String {
-        "a directory such as \"/var/lib/bondgate\", or \"off\"".into()
+        "a path such as \"/var/lib/bondgate\", or \"off\"".into()
     }
     fn set(&mut self, value: &Value) -> Result<(), Wrong> {
         let Value::Text(text) = value else { return Err(Wrong::Type) };

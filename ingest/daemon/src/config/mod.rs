@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::Cidr;
 pub use error::{ConfigError, Place, Problem};
 pub use resolved::{
-    Admin, BackendChoice, Config, Forward, Log, LogFormat, Output, OutputMode, Relay, Runtime, Srt, Srtla,
+    Admin, AuthMode, BackendChoice, Config, Forward, Keys, Log, LogFormat, Output, OutputMode, PlayChoice,
+    Relay, Runtime, Srt, Srtla, Streams, StrengthChoice,
 };
 
 use keys::{KEYS, Key};

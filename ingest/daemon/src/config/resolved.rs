@@ -17,11 +17,23 @@ pub struct Config {
     pub log: Log,
     pub runtime: Runtime,
     pub srtla: Srtla,
+    pub keys: Keys,
+    pub streams: Streams,
     pub srt: Srt,
     pub output: Output,
     pub relay: Relay,
     pub forward: Forward,
     pub admin: Admin,
+}
+
+impl Config {
+    /// Everybody may register and publish, and nothing is kept on disk: for tests and the demo.
+    pub fn open() -> Self {
+        let mut config = Self::default();
+        config.srtla.auth = AuthMode::Open;
+        config.runtime.state_dir = None;
+        config
+    }
 }
 
 /// `[log]`: what is said and how.
@@ -83,10 +95,78 @@ pub struct Srtla {
     pub link_timeout_ms: u64,
     /// An incomplete SRTLA ACK is sent after this long.
     pub ack_flush_ms: u64,
-    /// Source networks that may register; empty admits everybody.
+    /// Who may register.
+    pub auth: AuthMode,
+    /// Networks from which senders without a key may register when `auth` is `mixed`.
+    pub stock_allow: Vec<Cidr>,
+    /// Source networks that may register at all; empty is everywhere.
     pub allow: Vec<Cidr>,
     /// Follows a link whose address changed in mid-stream.
     pub roaming: bool,
+}
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// Devices with a key, nobody else; not a byte in answer to anything else.
+    Required,
+    /// Devices with a key, and senders without one from `stock_allow`.
+    Mixed,
+    /// Everybody. `run` refuses it without `--accept-open-ingest`.
+    Open,
+}
+
+/// `[keys]`: where the secrets of devices are kept, and what devices are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// File with the key that seals the keyring; `None` looks further, see `control::keyring_file`.
+    pub seal_key_file: Option<PathBuf>,
+    /// `host:port` under which devices reach this receiver; empty until somebody knows.
+    pub server: String,
+}
+
+/// `[streams]`: what a publisher or player of a stream has to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// For streams in none of the lists.
+    pub default: StrengthChoice,
+    /// Streams that only a device with a key may publish.
+    pub sa1: Vec<String>,
+    /// Streams that only a device with a key may publish, with the stream's token besides.
+    pub sa1_token: Vec<String>,
+    /// Streams for which the token is enough.
+    pub token: Vec<String>,
+    /// Streams for which an address in `srtla.stock_allow` is enough.
+    pub cidr: Vec<String>,
+    /// What players have to show.
+    pub play: PlayChoice,
+}
+
+/// What a publisher has to show at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StrengthChoice {
+    /// `open` when `srtla.auth` is `open`, `sa1` otherwise.
+    Auto,
+    /// Nothing; only with `srtla.auth = "open"`.
+    Open,
+    /// An address in `srtla.stock_allow`.
+    Cidr,
+    /// The stream's token.
+    Token,
+    /// A device key.
+    Sa1,
+    /// A device key and the stream's token.
+    #[value(name = "sa1+token")]
+    Sa1Token,
+}
+
+/// What a player has to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlayChoice {
+    /// Nothing but the stream's name.
+    Open,
+    /// A play token of the stream.
+    Token,
 }
 
 /// `[srt]`: our own SRT endpoint.
@@ -155,7 +235,7 @@ impl Default for Runtime {
             shards: 1,
             pin_cores: false,
             backend: BackendChoice::Auto,
-            state_dir: None,
+            state_dir: Some("/var/lib/bondgate".into()),
             socket_buffer_bytes: 8 << 20,
         }
     }
@@ -169,8 +249,23 @@ impl Default for Srtla {
             links_per_group_max: 16,
             link_timeout_ms: 10_000,
             ack_flush_ms: 30,
+            auth: AuthMode::Required,
+            stock_allow: Vec::new(),
             allow: Vec::new(),
             roaming: true,
+        }
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            default: StrengthChoice::Auto,
+            sa1: Vec::new(),
+            sa1_token: Vec::new(),
+            token: Vec::new(),
+            cidr: Vec::new(),
+            play: PlayChoice::Open,
         }
     }
 }

@@ -93,8 +93,18 @@ fn effective_values_read_back_as_themselves() {
         "srtla.links_per_group_max=2",
         "srtla.link_timeout_ms=3000",
         "srtla.ack_flush_ms=5",
+        "srtla.auth=mixed",
+        "srtla.stock_allow=198.51.100.0/24",
         "srtla.allow=192.0.2.0/24,2001:db8::/32",
         "srtla.roaming=false",
+        "keys.seal_key_file=/etc/bondgate/seal.key",
+        "keys.server=gate.example:5000",
+        "streams.default=token",
+        "streams.sa1=a",
+        "streams.sa1_token=c",
+        "streams.token=d,e/f",
+        "streams.cidr=g",
+        "streams.play=token",
         "srt.listen=[::1]:2",
         "srt.latency_ms=20",
         "srt.connections_max=7",
@@ -139,7 +149,7 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
         ),
         (
             "[database]\nurl = \"x\"",
-            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, srt, output, relay, forward, admin)",
+            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, srt, output, relay, forward, admin)",
         ),
         ("[relay.streams.cam1]", "b.toml:1:8: relay.streams: expected a list of strings, found a table"),
         (
@@ -226,7 +236,7 @@ fn wrong_types_and_ranges_say_what_was_expected_and_found() {
         ),
         (
             "[runtime]\nstate_dir = \"\"",
-            "b.toml:2:13: runtime.state_dir: expected a directory such as \"/var/lib/bondgate\", or \"off\", found the string \"\"",
+            "b.toml:2:13: runtime.state_dir: expected a path such as \"/var/lib/bondgate\", or \"off\", found the string \"\"",
         ),
         ("[log]\nlevel = 1979-05-27", "b.toml:2:9: log.level: expected a string, found a date"),
     ] {
@@ -275,6 +285,42 @@ fn values_that_cannot_work_are_refused() {
             "b.toml:2:11: relay.streams: \"a b\": a stream name may hold letters, digits, '_', '-', '.' and '/' (for example \"cam1\", at most 128 bytes)",
         ),
         (
+            "[runtime]\nstate_dir = \"off\"",
+            "b.toml:2:13: runtime.state_dir: off, but device keys have to be kept somewhere (set runtime.state_dir, for example \"/var/lib/bondgate\", or let `bondgate init` write a file)",
+        ),
+        (
+            "streams.play = \"token\"\nsrtla.auth = \"open\"\nruntime.state_dir = \"off\"",
+            "b.toml:3:21: runtime.state_dir: off, but tokens have to be kept somewhere (set runtime.state_dir, for example \"/var/lib/bondgate\", or let `bondgate init` write a file)",
+        ),
+        (
+            "[srtla]\nauth = \"mixed\"\n[streams]\ntoken = [\"a\"]",
+            "configuration: srtla.stock_allow: empty, but srtla.auth is \"mixed\" (name the networks of senders without a key, or set srtla.auth = \"required\")",
+        ),
+        (
+            "[streams]\ndefault = \"open\"",
+            "b.toml:2:11: streams.default: \"open\" lets in everybody, but srtla.auth does not (use \"token\" or \"cidr\" for senders without a key, or set srtla.auth = \"open\")",
+        ),
+        (
+            "[srtla]\nauth = \"mixed\"\nstock_allow = [\"0.0.0.0/0\"]\n[streams]\ncidr = [\"a\"]",
+            "b.toml:3:15: srtla.stock_allow: names every address, so an address proves nothing for \"cidr\" streams (let these streams demand a token, or name smaller networks)",
+        ),
+        (
+            "[streams]\nsa1 = [\"a\", \"b\"]\ntoken = [\"b\"]",
+            "b.toml:3:9: streams.token: \"b\" is in streams.sa1 too (name a stream in one list only)",
+        ),
+        (
+            "[streams]\ncidr = [\"a b\"]",
+            "b.toml:2:8: streams.cidr: \"a b\": a stream name may hold letters, digits, '_', '-', '.' and '/' (for example \"cam1\", at most 128 bytes)",
+        ),
+        (
+            "[keys]\nserver = \"gate\"",
+            "b.toml:2:10: keys.server: \"gate\" has no port (write host:port, for example \"gate.example.net:5000\")",
+        ),
+        (
+            "[srtla]\nauth = \"mixd\"",
+            "b.toml:2:8: srtla.auth: expected one of \"required\", \"mixed\", \"open\", found the string \"mixd\"",
+        ),
+        (
             "[relay]\ndefault_stream = \"\"",
             "b.toml:2:18: relay.default_stream: a stream name is empty (for example \"cam1\", at most 128 bytes)",
         ),
@@ -302,7 +348,7 @@ b.toml:2:14: srt.latency_ms: expected an integer from 20 to 8000, found 5
 b.toml:3:1: srt.lisen: unknown key (did you mean listen?)
 b.toml:5:10: runtime.shards: relay serves from one shard for now (set runtime.shards = 1 or output.mode = \"forward\")
 b.toml:7:10: admin.listen: 0.0.0.0:1 can be reached from outside, and there is no authentication yet (use a loopback address such as \"127.0.0.1:8080\", or \"off\")
-b.toml:8:2: nope: unknown section (there are log, runtime, srtla, srt, output, relay, forward, admin)"
+b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, srt, output, relay, forward, admin)"
     );
 }
 
@@ -432,12 +478,13 @@ fn the_log_level_has_its_own_variable_and_flag() {
 
 #[test]
 fn systemd_state_directory_is_the_weakest_source() {
-    let env = [("STATE_DIRECTORY", "/var/lib/bondgate:/other"), ("BONDGATE__RUNTIME__STATE_DIR", "off")];
+    let env = [("STATE_DIRECTORY", "/var/lib/gate:/other"), ("BONDGATE__RUNTIME__STATE_DIR", "off")];
     assert_eq!(
         load(&sources(&env[..1], &[])).unwrap().config.runtime.state_dir,
-        Some(PathBuf::from("/var/lib/bondgate"))
+        Some(PathBuf::from("/var/lib/gate"))
     );
-    assert_eq!(load(&sources(&env, &[])).unwrap().config.runtime.state_dir, None);
+    let open = ["srtla.auth=open"]; // without a state directory nobody can have a key
+    assert_eq!(load(&sources(&env, &open)).unwrap().config.runtime.state_dir, None);
 }
 
 #[test]
@@ -477,6 +524,27 @@ fn doubtful_values_are_warned_about() {
             "configuration: relay.default_stream: \"live\" is not in relay.streams: encoders without a stream ID will be refused (add it to relay.streams if they should be let in)"
         ]
     );
+}
+
+#[test]
+fn admission_that_lets_in_nobody_is_warned_about() {
+    let warnings = |set: &[&str]| -> Vec<String> {
+        load(&sources(&[], set)).unwrap().warnings.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        warnings(&["srtla.auth=mixed", "srtla.stock_allow=192.0.2.0/24"]),
+        [
+            "configuration: streams.default: senders without a key may register, but every stream demands one (set streams.default = \"token\", or name streams in streams.token or streams.cidr)"
+        ]
+    );
+    assert_eq!(
+        warnings(&["srtla.stock_allow=192.0.2.0/24"]),
+        [
+            "--set srtla.stock_allow=192.0.2.0/24: srtla.stock_allow: has no effect on registration unless srtla.auth is \"mixed\" (set srtla.auth = \"mixed\", or leave it empty)"
+        ]
+    );
+    let phones = ["srtla.auth=mixed", "srtla.stock_allow=0.0.0.0/0,::/0", "streams.default=token"];
+    assert!(warnings(&phones).is_empty());
 }
 
 #[test]

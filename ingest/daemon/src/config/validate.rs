@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::error::{Place, Problem};
 use super::raw::nearest;
-use super::resolved::{Config, OutputMode};
+use super::resolved::{AuthMode, Config, OutputMode, PlayChoice, StrengthChoice};
 use crate::shard::stream_id;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -81,6 +81,8 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
     {
         problems.push(say("forward.server", message, "write host:port, for example \"127.0.0.1:4001\""));
     }
+    admission(config, &mut findings, &say);
+    let Findings { problems, warnings } = &mut findings;
     for (key, name) in std::iter::once(("relay.default_stream", &config.relay.default_stream))
         .chain(config.relay.streams.iter().map(|name| ("relay.streams", name)))
     {
@@ -100,6 +102,88 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
         ));
     }
     findings
+}
+
+/// Who may register and publish: what belongs together, and what would let in nobody or everybody unawares.
+fn admission(config: &Config, findings: &mut Findings, say: &impl Fn(&str, String, &str) -> Problem) {
+    let Findings { problems, warnings } = findings;
+    let (srtla, streams) = (&config.srtla, &config.streams);
+    let lists = [
+        ("streams.sa1", &streams.sa1),
+        ("streams.sa1_token", &streams.sa1_token),
+        ("streams.token", &streams.token),
+        ("streams.cidr", &streams.cidr),
+    ];
+    let uses_tokens = !streams.sa1_token.is_empty()
+        || !streams.token.is_empty()
+        || streams.play == PlayChoice::Token
+        || matches!(streams.default, StrengthChoice::Token | StrengthChoice::Sa1Token);
+    if config.runtime.state_dir.is_none() && (srtla.auth != AuthMode::Open || uses_tokens) {
+        let what = if srtla.auth == AuthMode::Open { "tokens" } else { "device keys" };
+        problems.push(say(
+            "runtime.state_dir",
+            format!("off, but {what} have to be kept somewhere"),
+            "set runtime.state_dir, for example \"/var/lib/bondgate\", or let `bondgate init` write a file",
+        ));
+    }
+    if streams.default == StrengthChoice::Open && srtla.auth != AuthMode::Open {
+        problems.push(say(
+            "streams.default",
+            "\"open\" lets in everybody, but srtla.auth does not".to_owned(),
+            "use \"token\" or \"cidr\" for senders without a key, or set srtla.auth = \"open\"",
+        ));
+    }
+    if srtla.auth == AuthMode::Mixed && srtla.stock_allow.is_empty() {
+        problems.push(say(
+            "srtla.stock_allow",
+            "empty, but srtla.auth is \"mixed\"".to_owned(),
+            "name the networks of senders without a key, or set srtla.auth = \"required\"",
+        ));
+    }
+    if srtla.auth != AuthMode::Mixed && !srtla.stock_allow.is_empty() && streams.cidr.is_empty() {
+        warnings.push(say(
+            "srtla.stock_allow",
+            "has no effect on registration unless srtla.auth is \"mixed\"".to_owned(),
+            "set srtla.auth = \"mixed\", or leave it empty",
+        ));
+    }
+    let stock_can_publish = matches!(streams.default, StrengthChoice::Token | StrengthChoice::Cidr)
+        || !streams.token.is_empty()
+        || !streams.cidr.is_empty();
+    if srtla.auth == AuthMode::Mixed && !stock_can_publish {
+        warnings.push(say(
+            "streams.default",
+            "senders without a key may register, but every stream demands one".to_owned(),
+            "set streams.default = \"token\", or name streams in streams.token or streams.cidr",
+        ));
+    }
+    let everywhere = srtla.stock_allow.iter().any(|network| network.prefix == 0);
+    if everywhere && (streams.default == StrengthChoice::Cidr || !streams.cidr.is_empty()) {
+        problems.push(say(
+            "srtla.stock_allow",
+            "names every address, so an address proves nothing for \"cidr\" streams".to_owned(),
+            "let these streams demand a token, or name smaller networks",
+        ));
+    }
+    for (index, (key, names)) in lists.iter().enumerate() {
+        for name in *names {
+            if let Err(message) = stream_name(name) {
+                problems.push(say(key, message, "for example \"cam1\", at most 128 bytes"));
+            }
+            if let Some((other, _)) = lists.iter().take(index).find(|(_, others)| others.contains(name)) {
+                problems.push(say(
+                    key,
+                    format!("\"{name}\" is in {other} too"),
+                    "name a stream in one list only",
+                ));
+            }
+        }
+    }
+    if !config.keys.server.is_empty()
+        && let Err(message) = host_port(&config.keys.server)
+    {
+        problems.push(say("keys.server", message, "write host:port, for example \"gate.example.net:5000\""));
+    }
 }
 
 /// Checks `level[,target=level]...`; on error gives message and help.

@@ -30,6 +30,7 @@ use bondgate_proto::sender::LinkState;
 use bondgate_sim::link::{LinkConfig, Loss};
 
 use crate::config::{BackendChoice, Config, OutputMode};
+use crate::policy::Policy;
 use crate::service::{Service, random};
 use crate::shard::bond::state_name;
 use crate::shard::snapshot::StreamStats;
@@ -164,7 +165,9 @@ impl Chain {
     /// Sets everything up until the viewer plays; only the encoder does not run yet, so that its very first payload
     /// counts.
     fn start(options: &Options, roads: &[Road], stop: &AtomicBool) -> anyhow::Result<Self> {
-        let service = Service::start(&config(options.backend)).context("cannot start the receiver")?;
+        let config = config(options.backend);
+        let service =
+            Service::start(&config, Policy::compile(&config)).context("cannot start the receiver")?;
         let srt_addr = service.srt_addr().context("the receiver has no SRT port")?;
         let impaired = Roads::start(roads, service.srtla_addr(), u64::from_be_bytes(random::<8>()?))
             .context("cannot start the impaired links")?;
@@ -457,7 +460,7 @@ impl Chain {
 
 /// The receiver's configuration: relay, loopback, ephemeral ports, no HTTP.
 fn config(backend: BackendChoice) -> Config {
-    let mut config = Config::default();
+    let mut config = Config::open();
     config.runtime.backend = backend;
     config.srtla.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.srt.listen = (Ipv4Addr::LOCALHOST, 0).into();

@@ -12,6 +12,7 @@ use bondgate_io::{Backend, Role, SocketId};
 use bondgate_proto::GroupKey;
 
 use super::notice::{Notice, Notices};
+use super::permit::Refusals;
 
 /// A server that refused packets is said to be back when it has answered and refused nothing for this long.
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ pub struct Forward {
     refused_at: Option<Instant>,
     /// When a socket could last not be opened.
     open_failed_at: Option<Instant>,
+    /// Callers that were answered in the server's place.
+    pub refusals: Refusals,
     notices: Notices,
 }
 
@@ -43,6 +46,7 @@ impl Forward {
             by_slot: vec![None; sockets_max],
             refused_at: None,
             open_failed_at: None,
+            refusals: Refusals::new(notices.clone()),
             notices,
         }
     }

@@ -8,6 +8,7 @@ pub mod bond;
 pub mod forward;
 pub mod handoff;
 pub mod notice;
+pub mod permit;
 pub mod relay;
 pub mod snapshot;
 pub mod stream_id;
@@ -19,14 +20,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bondgate_io::{Backend, Datagram, Role, SocketId, Waker};
-use bondgate_proto::LinkAddr;
-use bondgate_proto::receiver::{Action, Actions, Command, DropReason, Receiver, Verdict};
+use bondgate_proto::receiver::{Action, Actions, Clock, Command, DropReason, Receiver, Verdict};
+use bondgate_proto::{GroupKey, LinkAddr};
 
 use forward::Forward;
 use handoff::Handoff;
 use notice::{Notice, Notices};
+use permit::{Conclusion, Gatekeeper};
 use relay::{Peer, Relay};
 use snapshot::{GroupStats, IoTotals, LinkStats, ShardSnapshot, SnapshotSlot};
+
+use crate::policy::{Policy, PolicySlot, wall_ms};
 
 /// How often a shard publishes its figures and its heartbeat.
 const BEAT: Duration = Duration::from_millis(250);
@@ -47,6 +51,10 @@ pub struct Shared {
     pub stop: Arc<AtomicBool>,
     /// The ticket epoch in force, moved by the supervisor.
     pub epoch: Arc<AtomicU32>,
+    /// Who may register, publish and play.
+    pub policy: Arc<PolicySlot>,
+    /// The clocks when the process started. Shards go on from there, so that all read the same.
+    pub started: Clock,
     /// Where notices go.
     pub notices: Notices,
     /// Datagrams between shards.
@@ -76,6 +84,10 @@ pub struct Shard<B> {
     /// Shards that got a parcel in this turn.
     woken: Vec<bool>,
     epoch: u32,
+    policy: Arc<Policy>,
+    policy_version: u64,
+    /// The clocks at the last beat.
+    clocks: Clock,
     slot: SnapshotSlot,
     beat_at: Instant,
     /// The turn's one reading of the clock.
@@ -112,6 +124,8 @@ impl<B: Backend> Shard<B> {
         let srt = parts.srt.map(|socket| backend.add(socket, Role::Listener)).transpose()?;
         let epoch = parts.shared.epoch.load(Ordering::Relaxed);
         let (actions, bytes) = parts.receiver.actions_min();
+        let policy_version = parts.shared.policy.version();
+        let (policy, clocks) = (parts.shared.policy.load(), parts.shared.started);
         Ok(Self {
             id: parts.id,
             backend,
@@ -124,6 +138,9 @@ impl<B: Backend> Shard<B> {
             peers: Vec::new(),
             woken: Vec::new(),
             epoch,
+            policy,
+            policy_version,
+            clocks,
             slot: parts.slot,
             beat_at: now,
             clock: now,
@@ -185,7 +202,11 @@ impl<B: Backend> Shard<B> {
         let received = self.backend.receive(Some(wait))?;
         let now = Instant::now();
         self.clock = now;
+        self.backend.note_time(now);
 
+        if self.shared.policy.version() != self.policy_version {
+            self.take_policy(now);
+        }
         for index in 0..received {
             self.datagram(now, index);
         }
@@ -205,6 +226,7 @@ impl<B: Backend> Shard<B> {
             }
             Output::Forward(_) => {}
         }
+        self.answer_callers(now);
         self.transmit(now);
         self.backend.flush();
         self.wake_peers();
@@ -253,7 +275,12 @@ impl<B: Backend> Shard<B> {
                     relay.endpoint.handle(now, Peer::Bonded(group), path.unwrap_or(0), bytes);
                     relay.pump(now);
                 }
-                Output::Forward(forward) => {
+                Output::Forward(_) => {
+                    if permit::is_handshake(source.bytes(&self.backend)) && !self.may_call(now, group, source)
+                    {
+                        return;
+                    }
+                    let Output::Forward(forward) = &mut self.output else { return };
                     if let Some(socket) = forward.socket(now, &mut self.backend, group) {
                         source.send(&mut self.backend, socket, None);
                     }
@@ -273,6 +300,85 @@ impl<B: Backend> Shard<B> {
                 }
             }
             Verdict::FanOut(_) | Verdict::Consumed | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Holds a handshake that goes through to an SRT server against the policy. A caller that may not publish is
+    /// answered here, in the server's place.
+    fn may_call(&mut self, now: Instant, group: GroupKey, source: Source<'_>) -> bool {
+        let Some(call) = Conclusion::read(source.bytes(&self.backend)) else { return true };
+        let peer = Peer::Bonded(group);
+        let keeper = self.gatekeeper(now);
+        let verdict = call.stream_id().and_then(|raw| {
+            // Stream IDs are the server's: one that we cannot read is a name as a whole.
+            let request = permit::read(raw).or_else(|refusal| permit::verbatim(raw).ok_or(refusal))?;
+            keeper.decide(peer, &request, request.name)
+        });
+        let command = match verdict {
+            Ok(grant) => {
+                if let (Some(token), true) = (grant.token, grant.spent) {
+                    self.shared.notices.push(Notice::TokenSpent { token });
+                }
+                Command::StreamAccepted(group)
+            }
+            Err(refusal) => {
+                let mut answer = [0; permit::REFUSAL_LEN];
+                let to = self.receiver.last_link().and_then(|link| self.receiver.link_addr(link));
+                if let (Some(len), Some(to)) = (call.refuse(refusal.code, &mut answer), to) {
+                    self.backend.send(self.srtla, Some(to.addr), answer.get(..len).unwrap_or_default());
+                }
+                if let Output::Forward(forward) = &mut self.output {
+                    forward.refusals.add(peer, call.stream_id().unwrap_or_default(), refusal);
+                }
+                // The server's cookies can be guessed, so nothing is held against the address.
+                Command::StreamRefused { group, proven: false }
+            }
+        };
+        let accepted = matches!(command, Command::StreamAccepted(_));
+        self.receiver.handle_command(now, command, &mut self.actions);
+        self.apply_actions(now);
+        accepted
+    }
+
+    /// Answers the callers of our own SRT endpoint.
+    fn answer_callers(&mut self, now: Instant) {
+        while let Output::Relay(relay) = &mut self.output
+            && let Some(caller) = relay.next_caller()
+        {
+            let keeper = Gatekeeper {
+                policy: &self.policy,
+                receiver: &self.receiver,
+                wall_ms: self.clocks.now(now).wall_ms,
+            };
+            let accepted = relay.answer(now, &caller, &keeper);
+            if let Peer::Bonded(group) = caller.peer {
+                let command = if accepted {
+                    Command::StreamAccepted(group)
+                } else {
+                    // Our SRT cookie came back: the caller is where its packets say.
+                    Command::StreamRefused { group, proven: true }
+                };
+                self.receiver.handle_command(now, command, &mut self.actions);
+                self.apply_actions(now);
+            }
+        }
+    }
+
+    fn gatekeeper(&self, now: Instant) -> Gatekeeper<'_> {
+        let wall_ms = self.clocks.now(now).wall_ms;
+        Gatekeeper { policy: &self.policy, receiver: &self.receiver, wall_ms }
+    }
+
+    /// Takes the policy that was published, and ends what it no longer allows.
+    fn take_policy(&mut self, now: Instant) {
+        self.policy_version = self.shared.policy.version();
+        self.policy = self.shared.policy.load();
+        let admission = self.policy.admission.clone();
+        self.receiver.handle_command(now, Command::SetAdmission(admission), &mut self.actions);
+        self.apply_actions(now);
+        let wall_ms = self.clocks.now(now).wall_ms;
+        if let Output::Relay(relay) = &mut self.output {
+            relay.recheck(now, |token| self.policy.streams.token_is_good(token, wall_ms));
         }
     }
 
@@ -375,9 +481,12 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Housekeeping: ticket epoch and figures.
+    /// Housekeeping: wall clock, ticket epoch and figures.
     fn beat(&mut self, now: Instant) {
         self.beat_at = now + BEAT;
+        self.clocks = Clock { at: now, wall_ms: wall_ms(), ..self.shared.started };
+        self.clocks.boot_ms = self.shared.started.now(now).boot_ms;
+        self.receiver.handle_command(now, Command::SetClock(self.clocks), &mut self.actions);
         let epoch = self.shared.epoch.load(Ordering::Relaxed);
         if epoch != self.epoch {
             self.epoch = epoch;
@@ -477,8 +586,11 @@ fn fill<B: Backend>(
     }));
     slot.streams.clear();
     slot.rejections.clear();
-    if let Output::Relay(relay) = output {
-        slot.streams.extend(relay.stream_stats());
-        slot.rejections.extend_from_slice(relay.rejections());
+    match output {
+        Output::Relay(relay) => {
+            slot.streams.extend(relay.stream_stats());
+            slot.rejections.extend_from_slice(relay.refusals());
+        }
+        Output::Forward(forward) => slot.rejections.extend_from_slice(forward.refusals.counts()),
     }
 }

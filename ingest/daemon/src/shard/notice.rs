@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bondgate_auth::stream::TokenId;
 use bondgate_proto::GroupKey;
 use bondgate_proto::receiver::Notice as SrtlaNotice;
 use crossbeam::queue::ArrayQueue;
@@ -56,6 +57,11 @@ pub enum Notice {
         /// One sentence: what is wrong and what to do.
         why: String,
     },
+    /// A token that is good for one caller was used. The keyring should hear of it.
+    TokenSpent {
+        /// The token.
+        token: TokenId,
+    },
     /// The SRT server behind us refuses packets (ICMP port unreachable).
     ServerUnreachable {
         /// Its address.
@@ -97,6 +103,7 @@ impl fmt::Display for Notice {
             Self::Rejected { peer, code, stream_id, why } => {
                 write!(f, "caller refused: code={code} peer={peer} stream_id=\"{stream_id}\": {why}")
             }
+            Self::TokenSpent { token } => write!(f, "one-time token used: token={token}"),
             Self::ServerUnreachable { server } => write!(
                 f,
                 "SRT server {server} refuses packets; groups are kept and the stream goes on when it is back"

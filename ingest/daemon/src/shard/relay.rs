@@ -4,7 +4,8 @@
 //! fanned out by reference count. A stream outlives its publisher by `linger`, so that players stay connected while
 //! an encoder restarts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +13,13 @@ use std::time::{Duration, Instant};
 use bondgate_proto::GroupKey;
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, EndpointConfig, Event, IncomingId, RejectReason};
 
+use bondgate_auth::stream::{Grant, TokenId};
+use bytes::Bytes;
+
 use super::notice::{Notice, Notices, group_name};
+use super::permit::{self, Gatekeeper, Refusal, Refusals};
 use super::snapshot::StreamStats;
-use super::stream_id::{self, Wish};
+use super::stream_id::Wish;
 
 /// Where an SRT peer's datagrams go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +28,24 @@ pub enum Peer {
     Plain(SocketAddr),
     /// The encoder behind an SRTLA group.
     Bonded(GroupKey),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(addr) => write!(f, "{addr}"),
+            Self::Bonded(group) => write!(f, "srtla group {}", group_name(*group)),
+        }
+    }
+}
+
+/// A caller that waits for an answer.
+#[derive(Debug)]
+pub struct Caller {
+    id: IncomingId,
+    /// Where it calls from.
+    pub peer: Peer,
+    stream_id: Bytes,
 }
 
 /// What the relay may do.
@@ -75,15 +98,12 @@ pub struct Relay {
     streams_max: usize,
     by_name: HashMap<Arc<str>, usize>,
     roles: HashMap<ConnId, Role>,
-    rejections: Vec<(&'static str, u64)>,
+    /// Callers to be answered in this turn.
+    callers: VecDeque<Caller>,
+    /// The token that let a session in, if it took one.
+    tokens: HashMap<ConnId, TokenId>,
+    refusals: Refusals,
     notices: Notices,
-}
-
-/// Why a caller was refused: SRT code, stable label for metrics.
-struct Refusal {
-    code: u16,
-    label: &'static str,
-    why: String,
 }
 
 impl Relay {
@@ -96,27 +116,37 @@ impl Relay {
         now: Instant,
         notices: Notices,
     ) -> Self {
+        let streams_max = endpoint.connections_max + 1;
         Self {
-            streams_max: endpoint.connections_max + 1,
+            streams_max,
             endpoint: Endpoint::new(endpoint, secret, seed, now),
             config,
-            streams: Vec::new(),
-            by_name: HashMap::new(),
-            roles: HashMap::new(),
-            rejections: Vec::new(),
+            streams: Vec::with_capacity(streams_max),
+            by_name: HashMap::with_capacity(streams_max),
+            roles: HashMap::with_capacity(streams_max),
+            callers: VecDeque::with_capacity(streams_max),
+            tokens: HashMap::with_capacity(streams_max),
+            refusals: Refusals::new(notices.clone()),
             notices,
         }
     }
 
-    /// Handles everything the engine has to say. Call after every `endpoint.handle*`.
+    /// Handles everything the engine has to say, but for the answers to [`Self::next_caller`]. Call after every
+    /// `endpoint.handle*`.
     pub fn pump(&mut self, now: Instant) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Data { conn, payload, .. } => self.fan_out(now, conn, &payload),
-                Event::Incoming { id, peer, stream_id, .. } => self.admit(now, id, peer, &stream_id),
+                Event::Incoming { id, peer, stream_id, .. } => {
+                    self.callers.push_back(Caller { id, peer, stream_id });
+                }
                 Event::Refused { peer, stream_id, reason } => {
                     let why = format!("refused by the SRT engine: {reason}");
-                    self.refused(peer, &stream_id, Refusal { code: reason.code(), label: "engine", why });
+                    self.refusals.add(
+                        peer,
+                        &stream_id,
+                        Refusal { code: reason.code(), label: "engine", why },
+                    );
                 }
                 Event::Closed { conn, reason } => self.forget(now, conn, &reason.to_string()),
                 _ => {}
@@ -179,8 +209,8 @@ impl Relay {
     }
 
     /// Refusals since start, by label.
-    pub fn rejections(&self) -> &[(&'static str, u64)] {
-        &self.rejections
+    pub fn refusals(&self) -> &[(&'static str, u64)] {
+        self.refusals.counts()
     }
 
     /// The stream a bonded publisher feeds, for the group table.
@@ -213,7 +243,7 @@ impl Relay {
         })
     }
 
-    fn fan_out(&mut self, now: Instant, conn: ConnId, payload: &bytes::Bytes) {
+    fn fan_out(&mut self, now: Instant, conn: ConnId, payload: &Bytes) {
         // A player that sends data is ignored: players have no business publishing.
         let Some(Role::Publisher(index)) = self.roles.get(&conn).copied() else { return };
         let Some(stream) = self.streams.get_mut(index) else { return };
@@ -231,33 +261,25 @@ impl Relay {
         }
     }
 
-    fn admit(&mut self, now: Instant, id: IncomingId, peer: Peer, raw_stream_id: &[u8]) {
-        if let Err(refusal) = self.try_admit(now, id, peer, raw_stream_id) {
-            self.endpoint.reject(now, id, RejectReason::from_code(refusal.code));
-            self.refused(peer, raw_stream_id, refusal);
+    /// The next caller to be answered with [`Self::answer`].
+    pub fn next_caller(&mut self) -> Option<Caller> {
+        self.callers.pop_front()
+    }
+
+    /// Lets a caller in or refuses it; true when it is in.
+    pub fn answer(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> bool {
+        match self.try_admit(now, caller, keeper) {
+            Ok(()) => true,
+            Err(refusal) => {
+                self.endpoint.reject(now, caller.id, RejectReason::from_code(refusal.code));
+                self.refusals.add(caller.peer, &caller.stream_id, refusal);
+                false
+            }
         }
     }
 
-    /// Counts a refusal and says why.
-    fn refused(&mut self, peer: Peer, raw_stream_id: &[u8], refusal: Refusal) {
-        match self.rejections.iter_mut().find(|(label, _)| *label == refusal.label) {
-            Some((_, count)) => *count += 1,
-            None => self.rejections.push((refusal.label, 1)),
-        }
-        self.notices.push(Notice::Rejected {
-            peer: describe(peer),
-            code: refusal.code,
-            stream_id: raw_stream_id.escape_ascii().to_string(),
-            why: refusal.why,
-        });
-    }
-
-    fn try_admit(&mut self, now: Instant, id: IncomingId, peer: Peer, raw: &[u8]) -> Result<(), Refusal> {
-        let request = stream_id::parse(raw).map_err(|error| Refusal {
-            code: 1400,
-            label: "bad_stream_id",
-            why: error.explain().to_owned(),
-        })?;
+    fn try_admit(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> Result<(), Refusal> {
+        let request = permit::read(&caller.stream_id)?;
         let name = if request.name.is_empty() { self.config.default_stream.as_str() } else { request.name };
         let allowed = self.config.streams.is_empty() || self.config.streams.iter().any(|s| s == name);
         if !allowed {
@@ -267,40 +289,54 @@ impl Relay {
                 why: format!("no stream named {name:?} in relay.streams"),
             });
         }
+        let name: Arc<str> = name.into();
+        // The token is asked for last, so that one that is good for one caller is not spent on a refusal.
         match request.wish {
             Wish::Publish => {
-                let name: Arc<str> = name.into();
-                self.admit_publisher(now, id, peer, &name)
+                let old = self.publisher_to_replace(now, caller.peer, &name)?;
+                let grant = keeper.decide(caller.peer, &request, &name)?;
+                self.admit_publisher(now, caller, &name, grant, old)
             }
             Wish::Play => {
-                let name: Arc<str> = name.into();
-                self.admit_player(now, id, peer, &name)
+                let index = self.stream_to_play(caller.peer, &name)?;
+                let grant = keeper.decide(caller.peer, &request, &name)?;
+                self.admit_player(now, caller, &name, index, grant)
             }
         }
+    }
+
+    /// The stream's publisher that this one would replace, if any.
+    fn publisher_to_replace(
+        &self,
+        now: Instant,
+        peer: Peer,
+        name: &Arc<str>,
+    ) -> Result<Option<Publisher>, Refusal> {
+        let stream = self.by_name.get(name).and_then(|index| self.streams.get(*index));
+        let Some(old) = stream.and_then(|stream| stream.publisher) else { return Ok(None) };
+        // What counts is what arrives; what is delivered now arrived one latency ago.
+        let sends = |at| now.saturating_duration_since(at) < TAKEOVER_SILENCE;
+        let same_encoder = old.peer == peer;
+        if !same_encoder && self.endpoint.last_data_at(old.conn).is_some_and(sends) {
+            return Err(Refusal {
+                code: 1409,
+                label: "already_publishing",
+                why: format!("stream {name} is being published by {}", old.peer),
+            });
+        }
+        Ok(Some(old))
     }
 
     fn admit_publisher(
         &mut self,
         now: Instant,
-        id: IncomingId,
-        peer: Peer,
+        caller: &Caller,
         name: &Arc<str>,
+        grant: Grant,
+        old: Option<Publisher>,
     ) -> Result<(), Refusal> {
         let index = self.stream_index(name);
-        let old = self.streams.get(index).and_then(|s| s.publisher);
-        if let Some(old) = old {
-            // What counts is what arrives; what is delivered now arrived one latency ago.
-            let sends = |at| now.saturating_duration_since(at) < TAKEOVER_SILENCE;
-            let same_encoder = old.peer == peer;
-            if !same_encoder && self.endpoint.last_data_at(old.conn).is_some_and(sends) {
-                return Err(Refusal {
-                    code: 1409,
-                    label: "already_publishing",
-                    why: format!("stream {name} is being published by {}", describe(old.peer)),
-                });
-            }
-        }
-        let conn = self.accept(now, id)?;
+        let conn = self.accept(now, caller.id, grant)?;
         if let Some(old) = old {
             // What it has sent so far is still played.
             self.endpoint.drain(now, old.conn);
@@ -310,22 +346,18 @@ impl Relay {
             });
         }
         self.roles.insert(conn, Role::Publisher(index));
+        let peer = caller.peer;
         if let Some(stream) = self.streams.get_mut(index) {
             stream.publisher = Some(Publisher { conn, peer, delivered: false });
             stream.orphaned_at = None;
         }
         let latency_ms = self.endpoint.stats(conn).map_or(0, |s| s.receive_latency.as_millis() as u64);
-        self.notices.push(Notice::PublisherUp { stream: name.clone(), peer: describe(peer), latency_ms });
+        self.notices.push(Notice::PublisherUp { stream: name.clone(), peer: peer.to_string(), latency_ms });
         Ok(())
     }
 
-    fn admit_player(
-        &mut self,
-        now: Instant,
-        id: IncomingId,
-        peer: Peer,
-        name: &Arc<str>,
-    ) -> Result<(), Refusal> {
+    /// The slot of a stream that has room for one more player.
+    fn stream_to_play(&self, peer: Peer, name: &Arc<str>) -> Result<usize, Refusal> {
         if matches!(peer, Peer::Bonded(_)) {
             return Err(Refusal {
                 code: 1405,
@@ -353,21 +385,49 @@ impl Relay {
                 ),
             });
         }
-        let conn = self.accept(now, id)?;
+        Ok(index)
+    }
+
+    fn admit_player(
+        &mut self,
+        now: Instant,
+        caller: &Caller,
+        name: &Arc<str>,
+        index: usize,
+        grant: Grant,
+    ) -> Result<(), Refusal> {
+        let conn = self.accept(now, caller.id, grant)?;
         self.roles.insert(conn, Role::Player(index));
         if let Some(stream) = self.streams.get_mut(index) {
             stream.players.push(conn);
         }
-        self.notices.push(Notice::PlayerUp { stream: name.clone(), peer: describe(peer) });
+        self.notices.push(Notice::PlayerUp { stream: name.clone(), peer: caller.peer.to_string() });
         Ok(())
     }
 
-    fn accept(&mut self, now: Instant, id: IncomingId) -> Result<ConnId, Refusal> {
-        self.endpoint.accept(now, id, AcceptOptions::default()).ok_or_else(|| Refusal {
+    fn accept(&mut self, now: Instant, id: IncomingId, grant: Grant) -> Result<ConnId, Refusal> {
+        let conn = self.endpoint.accept(now, id, AcceptOptions::default()).ok_or_else(|| Refusal {
             code: 1402,
             label: "connections_full",
             why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
-        })
+        })?;
+        if let Some(token) = grant.token {
+            self.tokens.insert(conn, token);
+            if grant.spent {
+                self.notices.push(Notice::TokenSpent { token });
+            }
+        }
+        Ok(conn)
+    }
+
+    /// Ends the sessions whose token is no longer good.
+    pub fn recheck(&mut self, now: Instant, is_good: impl Fn(&TokenId) -> bool) {
+        for (conn, token) in &self.tokens {
+            if !is_good(token) {
+                self.endpoint.close(now, *conn);
+            }
+        }
+        self.pump(now);
     }
 
     fn live_names(&self) -> String {
@@ -377,6 +437,7 @@ impl Relay {
     }
 
     fn forget(&mut self, now: Instant, conn: ConnId, reason: &str) {
+        self.tokens.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Publisher(index)) => {
                 let Some(stream) = self.streams.get_mut(index) else { return };
@@ -427,13 +488,6 @@ impl Relay {
         };
         self.by_name.insert(name.clone(), index);
         index
-    }
-}
-
-fn describe(peer: Peer) -> String {
-    match peer {
-        Peer::Plain(addr) => addr.to_string(),
-        Peer::Bonded(group) => format!("srtla group {}", group_name(group)),
     }
 }
 

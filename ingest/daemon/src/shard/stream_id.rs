@@ -1,17 +1,10 @@
-//! What a caller asks for in its SRT stream ID: publish or play, and which stream.
+//! What a caller asks for in its SRT stream ID: publish or play, which stream, and with which token.
 //!
 //! Accepts the dialects that devices and URLs in the field use: the access-control form `#!::r=NAME,m=publish`
 //! (SRT draft, "SRT Access Control"), `publish/NAME` and `play/NAME`, `publish:NAME` and `read:NAME`, and a bare
 //! name. Never panics and never allocates; the name it returns is a slice of the input.
 
-/// What the caller wants to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Send a stream to us.
-    Publish,
-    /// Receive a stream from us.
-    Play,
-}
+pub use bondgate_auth::stream::Wish;
 
 /// A parsed stream ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +13,8 @@ pub struct StreamRequest<'a> {
     pub wish: Wish,
     /// The stream's name; empty means "the default stream".
     pub name: &'a str,
+    /// The token: `?token=` or `?srtauth=` behind the name, or the key `bg_t` of the access-control form.
+    pub token: Option<&'a str>,
 }
 
 /// Why a stream ID cannot be used. Each maps to SRT rejection 1400 (bad request).
@@ -47,46 +42,53 @@ impl StreamIdError {
 /// Longest accepted stream name in bytes.
 pub const NAME_LEN_MAX: usize = 128;
 
-/// Parses a stream ID as received (already un-reversed, trailing zeros stripped).
-///
-/// A query (`?srtauth=...`) behind the name is cut off: tokens are not checked in this version.
+/// Keys of the query behind a name that carry the token.
+const TOKEN_KEYS: [&str; 2] = ["token", "srtauth"];
+
+/// Parses a stream ID as received (already un-reversed, trailing zeros stripped). Of a query (`?token=...&...`) behind
+/// the name only the token is read.
 ///
 /// # Errors
 /// [`StreamIdError`] says what is wrong.
 pub fn parse(raw: &[u8]) -> Result<StreamRequest<'_>, StreamIdError> {
     let text = std::str::from_utf8(raw).map_err(|_| StreamIdError::NotText)?;
-    let (wish, name) = if let Some(keys) = text.strip_prefix("#!::") {
+    let (wish, name, own_token) = if let Some(keys) = text.strip_prefix("#!::") {
         access_control(keys)?
     } else {
         let publish = ["publish/", "publish:"];
         let play = ["play/", "play:", "read/", "read:", "request/", "request:"];
         let strip = |prefixes: &[&str]| prefixes.iter().find_map(|p| text.strip_prefix(*p));
         if let Some(name) = strip(&publish) {
-            (Wish::Publish, name)
+            (Wish::Publish, name, None)
         } else if let Some(name) = strip(&play) {
-            (Wish::Play, name)
+            (Wish::Play, name, None)
         } else {
-            (Wish::Publish, text)
+            (Wish::Publish, text, None)
         }
     };
-    let name = name.split('?').next().unwrap_or_default();
+    let (name, query) = name.split_once('?').unwrap_or((name, ""));
+    let token = own_token.or_else(|| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(key, _)| TOKEN_KEYS.contains(key)).map(|(_, value)| value).next()
+    });
     check_name(name)?;
-    Ok(StreamRequest { wish, name })
+    Ok(StreamRequest { wish, name, token })
 }
 
 /// The `#!::` form. `m` defaults to `request` as the SRT access-control convention says; unknown keys are ignored.
-fn access_control(keys: &str) -> Result<(Wish, &str), StreamIdError> {
-    let (mut wish, mut name) = (Wish::Play, "");
+fn access_control(keys: &str) -> Result<(Wish, &str, Option<&str>), StreamIdError> {
+    let (mut wish, mut name, mut token) = (Wish::Play, "", None);
     for pair in keys.split(',') {
         match pair.split_once('=') {
             Some(("r", value)) => name = value,
+            Some(("bg_t", value)) => token = Some(value),
             Some(("m", "publish")) => wish = Wish::Publish,
             Some(("m", "request")) => wish = Wish::Play,
             Some(("m", _)) => return Err(StreamIdError::BadMode),
             _ => {}
         }
     }
-    Ok((wish, name))
+    Ok((wish, name, token))
 }
 
 fn check_name(name: &str) -> Result<(), StreamIdError> {
@@ -118,6 +120,18 @@ mod tests {
         assert_eq!(ok("#!::r=live/cam1,m=publish,s=TOKEN"), (Wish::Publish, "live/cam1"));
         assert_eq!(ok("#!::r=live/cam1"), (Wish::Play, "live/cam1"));
         assert_eq!(ok("#!::bmd_uuid=1,bmd_name=x,r=key,m=publish"), (Wish::Publish, "key"));
+    }
+
+    #[test]
+    fn tokens() {
+        let token = |raw: &'static str| parse(raw.as_bytes()).unwrap().token;
+        assert_eq!(token("cam1"), None);
+        assert_eq!(token("cam1?token=bgt_x"), Some("bgt_x"));
+        assert_eq!(token("publish/cam1?latency=2&srtauth=bgt_x&token=y"), Some("bgt_x"));
+        assert_eq!(token("#!::r=cam1,m=publish,bg_t=bgt_x"), Some("bgt_x"));
+        assert_eq!(token("#!::r=cam1?token=bgt_x,m=publish"), Some("bgt_x"));
+        assert_eq!(ok("#!::r=cam1?token=bgt_x,m=publish"), (Wish::Publish, "cam1"));
+        assert_eq!(token("cam1?token"), None);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Publishers and players as real SRT callers around one relay, over a wire without delay and a clock that jumps.
 
 use super::*;
+use crate::config::Config;
+use crate::policy::Policy;
+use bondgate_auth::ticket::TicketKey;
+use bondgate_proto::receiver::{Admission, Clock, Receiver, ReceiverConfig, Secrets};
 use bondgate_srt::{ConnectOptions, TRANSMIT_MIN};
 use bytes::Bytes;
 
@@ -15,7 +19,7 @@ fn addr(port: u16) -> SocketAddr {
 }
 
 /// A caller and what it has been told.
-struct Caller {
+struct Remote {
     endpoint: Endpoint<()>,
     conn: ConnId,
     connected: bool,
@@ -26,8 +30,10 @@ struct Caller {
 struct World {
     now: Instant,
     relay: Relay,
+    policy: Policy,
+    receiver: Receiver,
     notices: Notices,
-    callers: HashMap<Peer, Caller>,
+    callers: HashMap<Peer, Remote>,
     seed: u64,
 }
 
@@ -43,7 +49,12 @@ impl World {
         let endpoint = EndpointConfig { latency: LATENCY, connections_max, ..EndpointConfig::default() };
         let notices = Notices::new(1 << 16);
         let relay = Relay::new(config, endpoint, [1; 16], 1, now, notices.clone());
-        Self { now, relay, notices, callers: HashMap::new(), seed: 0 }
+        let secrets = Secrets { tickets: TicketKey::new([0; 32]), cookies: [0; 32], nonces: [0; 16] };
+        let clock = Clock { at: now, boot_ms: 0, wall_ms: 0 };
+        let admission = Arc::new(Admission::open());
+        let receiver = Receiver::new(ReceiverConfig::default(), secrets, admission, clock, [0; 2], 0);
+        let policy = Policy::compile(&Config::open());
+        Self { now, relay, policy, receiver, notices, callers: HashMap::new(), seed: 0 }
     }
 
     fn call(&mut self, peer: Peer, stream_id: &str) {
@@ -54,7 +65,7 @@ impl World {
         let conn = endpoint
             .connect(self.now, (), ConnectOptions { stream_id, ..ConnectOptions::default() })
             .unwrap();
-        let caller = Caller { endpoint, conn, connected: false, closed: false, payloads: Vec::new() };
+        let caller = Remote { endpoint, conn, connected: false, closed: false, payloads: Vec::new() };
         self.callers.insert(peer, caller);
         self.settle();
     }
@@ -70,6 +81,10 @@ impl World {
                     self.relay.endpoint.handle(self.now, *peer, 0, &buf[..transmit.len]);
                     self.relay.pump(self.now);
                 }
+            }
+            while let Some(caller) = self.relay.next_caller() {
+                let keeper = Gatekeeper { policy: &self.policy, receiver: &self.receiver, wall_ms: 0 };
+                self.relay.answer(self.now, &caller, &keeper);
             }
             while let Some(transmit) = self.relay.endpoint.poll_transmit(self.now, &mut buf) {
                 if let Some(caller) = self.callers.get_mut(&transmit.to) {
@@ -143,7 +158,7 @@ fn an_encoder_that_said_goodbye_may_come_back_at_once_and_nothing_is_lost() {
     world.stream(FIRST(), 0..100);
     world.hang_up(FIRST());
     world.call(SECOND(), "publish/cam1");
-    assert!(world.is_up(SECOND()), "{:?}", world.relay.rejections());
+    assert!(world.is_up(SECOND()), "{:?}", world.relay.refusals());
     world.stream(SECOND(), 100..200);
     world.run(ms(4500));
     let player = &world.callers[&PLAYER()];
@@ -189,7 +204,7 @@ fn names_that_come_and_go_do_not_pile_up() {
     for port in 1000..1200 {
         let stranger = Peer::Plain(addr(port));
         world.call(stranger, &format!("publish/junk{port}"));
-        assert!(world.is_up(stranger), "{:?}", world.relay.rejections());
+        assert!(world.is_up(stranger), "{:?}", world.relay.refusals());
         world.hang_up(stranger);
         world.run(ms(10));
     }

@@ -1,0 +1,131 @@
+//! The rules in force, and how they reach the shards.
+//!
+//! A [`Policy`] is compiled from the configuration and the keyring, immutable, and published whole: shards look at a
+//! number once per turn and take the new policy when it has changed. Nothing is locked on the packet path, and no shard
+//! ever holds a device's secret.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use bondgate_auth::sa1::ListenerId;
+use bondgate_auth::stream::{Play, StreamPolicy, Strength};
+use bondgate_auth::table::KeyTable;
+use bondgate_proto::receiver::{Admission, AdmitPolicy, Cidr, StockAdmission};
+
+use crate::config::{AuthMode, Config, PlayChoice, StrengthChoice};
+
+/// Who may register, publish and play.
+#[derive(Debug)]
+pub struct Policy {
+    /// What the SRTLA receiver enforces.
+    pub admission: Arc<Admission>,
+    /// What stream IDs are held against.
+    pub streams: StreamPolicy,
+    /// Networks named for senders without a key.
+    listed: Vec<Cidr>,
+}
+
+impl Policy {
+    /// The rules of a configuration.
+    pub fn compile(config: &Config) -> Self {
+        let srtla = &config.srtla;
+        let listed =
+            |prefix_min: u8| srtla.stock_allow.iter().copied().filter(move |c| c.prefix >= prefix_min);
+        let stock = match srtla.auth {
+            AuthMode::Required => StockAdmission::Never,
+            AuthMode::Mixed => StockAdmission::Listed(listed(0).collect()),
+            AuthMode::Open => StockAdmission::Anywhere,
+        };
+        let streams = stream_policy(config);
+        let admission = Admission {
+            networks: if srtla.allow.is_empty() {
+                AdmitPolicy::Open
+            } else {
+                AdmitPolicy::Cidrs(srtla.allow.clone())
+            },
+            stock,
+            listener: ListenerId([0; 16]),
+            gate: None,
+            keys: KeyTable::default(),
+            probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
+        };
+        Self { admission: Arc::new(admission), streams, listed: listed(1).collect() }
+    }
+
+    /// Whether an address is named for senders without a key, and not merely admitted with all others.
+    pub fn is_listed(&self, ip: IpAddr) -> bool {
+        self.listed.iter().any(|network| network.contains(ip))
+    }
+}
+
+fn stream_policy(config: &Config) -> StreamPolicy {
+    let streams = &config.streams;
+    let default = match streams.default {
+        StrengthChoice::Auto if config.srtla.auth == AuthMode::Open => Strength::Open,
+        StrengthChoice::Auto | StrengthChoice::Sa1 => Strength::Sa1,
+        StrengthChoice::Open => Strength::Open,
+        StrengthChoice::Cidr => Strength::Cidr,
+        StrengthChoice::Token => Strength::Token,
+        StrengthChoice::Sa1Token => Strength::Sa1Token,
+    };
+    let named = [
+        (&streams.sa1, Strength::Sa1),
+        (&streams.sa1_token, Strength::Sa1Token),
+        (&streams.token, Strength::Token),
+        (&streams.cidr, Strength::Cidr),
+    ];
+    let named =
+        named.iter().flat_map(|(names, strength)| names.iter().map(|name| (name.as_str().into(), *strength)));
+    let play = match streams.play {
+        PlayChoice::Open => Play::Open,
+        PlayChoice::Token => Play::Token,
+    };
+    StreamPolicy::new(Some(default), named, play)
+}
+
+/// Some stream demands more than nothing.
+fn streams_are_restricted(config: &Config) -> bool {
+    let streams = &config.streams;
+    let lists = [&streams.sa1, &streams.sa1_token, &streams.token, &streams.cidr];
+    !matches!(streams.default, StrengthChoice::Auto | StrengthChoice::Open)
+        || lists.iter().any(|names| !names.is_empty())
+}
+
+/// Where the policy is published.
+#[derive(Debug)]
+pub struct PolicySlot {
+    policy: ArcSwap<Policy>,
+    version: AtomicU64,
+}
+
+impl PolicySlot {
+    /// A slot with the first policy.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy: ArcSwap::from_pointee(policy), version: AtomicU64::new(0) }
+    }
+
+    /// Puts a policy in force.
+    pub fn publish(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Goes up with every policy; one load.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The policy in force.
+    pub fn load(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+}
+
+/// Milliseconds since 1970, UTC.
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
