@@ -5,6 +5,7 @@
 
 mod config;
 mod receiver;
+mod sa1;
 mod script;
 mod sender;
 mod srt_endpoint;
@@ -30,6 +31,10 @@ pub const ALL: &[Target] = &[
     Target { name: "srt_packet", run: srt_packet::run, smoke_iterations: 100_000 },
     Target { name: "stream_id", run: text::stream_id, smoke_iterations: 100_000 },
     Target { name: "ticket", run: ticket::run, smoke_iterations: 10_000 },
+    Target { name: "sa1_hello", run: sa1::hello::run, smoke_iterations: 10_000 },
+    Target { name: "sa1_join", run: sa1::join::run, smoke_iterations: 10_000 },
+    Target { name: "sa1_sender", run: sa1::sender::run, smoke_iterations: 10_000 },
+    Target { name: "sa1_trailer", run: sa1::trailer::run, smoke_iterations: 10_000 },
     Target { name: "config", run: config::run, smoke_iterations: 3_000 },
     Target { name: "receiver", run: receiver::run, smoke_iterations: 2_000 },
     Target { name: "sender", run: sender::run, smoke_iterations: 1_000 },
