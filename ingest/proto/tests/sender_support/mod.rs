@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "test support")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod sa1;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bondgate_proto::Seq;
 use bondgate_proto::sender::{
-    LinkIndex, LinkLabel, LinkState, LinkStats, Scheduler, Sender, SenderAction, SenderActions, SenderConfig,
-    SenderNotice, SenderVerdict,
+    LinkIndex, LinkLabel, LinkState, LinkStats, Sa1Config, Sa1Mode, Scheduler, Sender, SenderAction,
+    SenderActions, SenderConfig, SenderNotice, SenderVerdict,
 };
 use bondgate_proto::wire::{Datagram, PacketType, Repr, classify, emit_ack, emit_reg, emit_short};
 
@@ -91,6 +93,8 @@ pub enum Manners {
     Stock,
     /// Deterministic half, REG1 idempotent, own IDs recognised after a restart.
     Idempotent,
+    /// Keys only; everything else is met with silence.
+    Sa1,
 }
 
 #[derive(Default)]
@@ -110,6 +114,7 @@ struct Member {
 /// The stock receiver and the SRT server behind it.
 pub struct Receiver {
     pub manners: Manners,
+    pub sa1: sa1::Sa1Receiver,
     groups: Vec<Group>,
     rng: Rng,
     pub is_down: bool,
@@ -128,6 +133,7 @@ impl Receiver {
     fn new(manners: Manners) -> Self {
         Self {
             manners,
+            sa1: sa1::Sa1Receiver::default(),
             groups: Vec::new(),
             rng: Rng(99),
             is_down: false,
@@ -146,9 +152,13 @@ impl Receiver {
     /// A new process: groups are gone, the SRT server behind it is not.
     pub fn forget_groups(&mut self) {
         self.groups.clear();
+        self.sa1.restart();
     }
 
     pub fn groups_with_members(&self) -> usize {
+        if self.manners == Manners::Sa1 {
+            return self.sa1.groups();
+        }
         self.groups.iter().filter(|g| !g.members.is_empty()).count()
     }
 
@@ -157,12 +167,13 @@ impl Receiver {
             group.members.retain(|_, m| m.heard_us + 10 * S > now_us);
         }
         self.groups.retain(|g| !g.members.is_empty() || g.born_us + 10 * S > now_us);
+        self.sa1.expire(now_us);
     }
 
     fn half_for(&mut self, sender_half: &[u8]) -> Vec<u8> {
         match self.manners {
             Manners::Idempotent => sender_half.iter().map(|b| b ^ 0x5A).collect(),
-            Manners::Stock => (0..128).map(|_| self.rng.next() as u8).collect(),
+            Manners::Stock | Manners::Sa1 => (0..128).map(|_| self.rng.next() as u8).collect(),
         }
     }
 
@@ -171,6 +182,10 @@ impl Receiver {
             return;
         }
         self.expire(now_us);
+        if self.manners == Manners::Sa1 {
+            self.handle_sa1(now_us, from, bytes, reply);
+            return;
+        }
         let short = |kind| {
             let mut buf = [0; 32];
             emit_short(kind, 2, &mut buf).unwrap().to_vec()
@@ -246,6 +261,24 @@ impl Receiver {
         }
     }
 
+    fn handle_sa1(&mut self, now_us: u64, from: Source, bytes: &[u8], reply: &mut Vec<(Source, Vec<u8>)>) {
+        let answer = match classify(bytes) {
+            Datagram::Srtla(packet) => match packet.kind() {
+                PacketType::Reg1 | PacketType::Reg2 => self.sa1.register(now_us, from, bytes),
+                PacketType::Keepalive => self.sa1.keepalive(now_us, from, bytes),
+                _ => None,
+            },
+            Datagram::SrtData(data) => {
+                if self.sa1.data(now_us, from, data.seq()) {
+                    self.srt_data(now_us, data.seq());
+                }
+                self.sa1.ack(from)
+            }
+            _ => None,
+        };
+        reply.extend(answer.map(|bytes| (from, bytes)));
+    }
+
     fn srt_data(&mut self, now_us: u64, seq: Seq) {
         self.arrivals.push(now_us);
         if !self.got.insert(seq.get()) {
@@ -299,11 +332,10 @@ impl Receiver {
             packet.extend(nak);
             packets.push(packet);
         }
-        for group in &self.groups {
-            for source in group.members.keys() {
-                for packet in &packets {
-                    reply.push((*source, packet.clone()));
-                }
+        let members = self.groups.iter().flat_map(|group| group.members.keys().copied());
+        for source in members.chain(self.sa1.sources()) {
+            for packet in &packets {
+                reply.push((source, packet.clone()));
             }
         }
     }
@@ -363,9 +395,23 @@ impl World {
     }
 
     pub fn with_config(config: SenderConfig, manners: Manners, seed: u64) -> Self {
+        Self::with_sender(Sender::new(config, [7; 128], seed), manners, seed)
+    }
+
+    /// A sender with a key.
+    pub fn with_key(mode: Sa1Mode, manners: Manners, seed: u64) -> Self {
+        let key = sa1::key(mode, Instant::now());
+        Self::with_this_key(key, SenderConfig::default(), manners, seed)
+    }
+
+    pub fn with_this_key(key: Sa1Config, config: SenderConfig, manners: Manners, seed: u64) -> Self {
+        Self::with_sender(Sender::with_key(config, seed, key), manners, seed)
+    }
+
+    fn with_sender(sender: Sender, manners: Manners, seed: u64) -> Self {
         let first_seq = Seq::new((seed as u32).wrapping_mul(77_777_777));
         Self {
-            sender: Sender::new(config, [7; 128], seed),
+            sender,
             out: SenderActions::default(),
             receiver: Receiver::new(manners),
             start: Instant::now(),
@@ -653,6 +699,7 @@ impl World {
             match packet.kind() {
                 PacketType::Reg1 => self.sent_reg1.push((self.now_us, link)),
                 PacketType::Reg2 => self.sent_reg2.push((self.now_us, link)),
+                PacketType::Keepalive if bytes.len() == 58 => {}
                 _ => assert!(Repr::parse(&packet).is_some(), "the sender spoke {packet:?}"),
             }
         }

@@ -309,3 +309,135 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Instant;
+
+    use bondgate_auth::sa1::keys::{CookieKeys, DeviceKey, DeviceKeys, GateKey, Standing};
+    use bondgate_auth::sa1::receiver::{Joining, Placement, ProvenJoin, Unlimited, Verifier};
+    use bondgate_auth::sa1::replay::SeenFilter;
+    use bondgate_auth::sa1::sender::Credentials;
+    use bondgate_auth::sa1::trailer::{Opener, Sealer};
+    use bondgate_auth::sa1::wire::Terms;
+    use bondgate_auth::sa1::{Flags, KeyId, ListenerId, Nonce, Now, StreamBind};
+
+    use super::*;
+    use crate::sender::sa1::{DEFAULT_OFFER, Sa1Config, Sa1Mode};
+    use crate::sender::{LinkLabel, SenderAction, SenderConfig};
+
+    struct Receiver {
+        verifier: Verifier,
+        keyring: HashMap<KeyId, DeviceKey>,
+        joins: Vec<Nonce>,
+        ends: Option<(Sealer, Opener)>,
+        draws: u8,
+    }
+
+    impl Receiver {
+        fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+            let from = ([192, 0, 2, 1], 7).into();
+            self.draws += 1;
+            let now = Now { boot_ms: 1000 + u64::from(self.draws), wall_ms: 1_000_000 };
+            let Self { verifier, keyring, joins, ends, .. } = self;
+            match bytes.get(..2)? {
+                [0x92, 0] => {
+                    let hello = verifier.m1(bytes, from, now, keyring, &mut Unlimited).ok()?;
+                    Some(
+                        verifier
+                            .challenge(&hello, now, &[0; 10], Flags::ACCEPTABLE, Terms::default())
+                            .to_vec(),
+                    )
+                }
+                [0x92, 1] => {
+                    let joining = verifier.m3(bytes, from, now, keyring, &mut Unlimited, |_, _| true).ok()?;
+                    let Joining::Proven(join) = joining else { return None };
+                    let placed =
+                        |join: &ProvenJoin<'_>| join.placement(joins.last().map(|nonce| (*nonce, from)));
+                    assert!(matches!(placed(&join), Placement::New | Placement::Renewed));
+                    joins.push(join.claims().nonce);
+                    *ends = Some(join.link_keys().receiver_ends());
+                    Some(join.confirm(0).to_vec())
+                }
+                _ => {
+                    let (seal, open) = ends.as_mut()?;
+                    let (echo, len) = seal.seal(open.open(bytes).expect("the keys fit"))?;
+                    Some(echo[..len].to_vec())
+                }
+            }
+        }
+    }
+
+    /// Delivers what waits, both ways, until nobody has anything to say.
+    fn talk(sender: &mut Sender, receiver: &mut Receiver, now: Instant, out: &mut SenderActions) {
+        loop {
+            let mut answers = Vec::new();
+            out.drain(|action| {
+                if let SenderAction::Send { link, bytes } = action {
+                    answers.extend(receiver.answer(bytes).map(|answer| (link, answer)));
+                }
+            });
+            if answers.is_empty() {
+                return;
+            }
+            for (link, answer) in answers {
+                assert_eq!(sender.handle_link(now, link, &answer, out), SenderVerdict::Consumed);
+            }
+        }
+    }
+
+    #[test]
+    fn worn_keys_are_renewed_while_the_link_is_up() {
+        let keys = || DeviceKeys::derive(&[1; 32]);
+        let device = DeviceKey { keys: keys(), standing: Standing::Active, clockless_allowed: true };
+        let listener = ListenerId([2; 16]);
+        let mut receiver = Receiver {
+            verifier: Verifier::new(
+                listener,
+                None,
+                CookieKeys::new(&[3; 32], 0),
+                SeenFilter::new(&[4; 16], 0),
+            ),
+            keyring: HashMap::from([([5; 8], device)]),
+            joins: Vec::new(),
+            ends: None,
+            draws: 0,
+        };
+        let mut now = Instant::now();
+        let credentials = Credentials {
+            key_id: [5; 8],
+            keys: keys(),
+            gate: GateKey::new(0, &[0; 16]),
+            listener,
+            bind: StreamBind::ANY,
+            required: DEFAULT_OFFER,
+        };
+        let clock = WallClock { at: now, wall_ms: 0 };
+        let key = Sa1Config {
+            credentials,
+            offered: DEFAULT_OFFER,
+            mode: Sa1Mode::Require,
+            entropy: [6; 32],
+            clock,
+        };
+        let (mut sender, mut out) =
+            (Sender::with_key(SenderConfig::default(), 7, key), SenderActions::default());
+        let link = sender.add_link(now, LinkLabel(8), &mut out).expect("one fits");
+        let mut live_ms = 0;
+        for ms in 0..10_000 {
+            talk(&mut sender, &mut receiver, now, &mut out);
+            live_ms += u32::from(sender.links().all(|link| link.state == LinkState::Live));
+            if ms == 5000 {
+                assert_eq!(receiver.joins.len(), 1);
+                let trailers = sender.handshake(link.index()).and_then(Handshake::trailers_mut);
+                trailers.expect("it is up").wear_out();
+            }
+            now += Duration::from_millis(1);
+            sender.handle_timeout(now, &mut out);
+        }
+        assert_eq!(receiver.joins.len(), 2, "renewed once");
+        assert_eq!(live_ms, 10_000, "it never left");
+        assert_eq!(sender.counters().keepalives_sent, 10);
+    }
+}
