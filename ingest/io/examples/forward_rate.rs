@@ -105,6 +105,7 @@ fn backend(
     Ok(Box::new(move || {
         let before = backend.counters().tx_messages;
         let n = backend.receive(Some(Duration::from_millis(20)))?;
+        backend.note_time(Instant::now());
         for index in 0..n {
             if let Some(&id) = ids.get(&backend.datagram(index).from) {
                 backend.forward(index, id, None);

@@ -9,16 +9,18 @@
 //! One thread owns a backend and everything in it. A *turn* is:
 //!
 //! 1. [`receive`](Backend::receive) waits for a datagram, a wake-up or the timeout, and returns `n`.
-//! 2. The turn's datagrams are [`datagram(0)`](Backend::datagram) to `datagram(n - 1)`; per socket they are in the
-//!    order in which the kernel queued them. They stay valid, unchanged, until step 4.
-//! 3. The caller queues what is to go out: [`forward`](Backend::forward) names a received datagram (it is sent from
+//! 2. The caller reads the clock and tells the backend ([`note_time`](Backend::note_time)): one reading serves all that
+//!    happens in the turn.
+//! 3. The turn's datagrams are [`datagram(0)`](Backend::datagram) to `datagram(n - 1)`; per socket they are in the
+//!    order in which the kernel queued them. They stay valid, unchanged, until step 5.
+//! 4. The caller queues what is to go out: [`forward`](Backend::forward) names a received datagram (it is sent from
 //!    the receive buffer, never copied; to as many destinations as wanted), [`send`](Backend::send) copies bytes
 //!    into the turn's arena. Nothing leaves yet.
-//! 4. [`flush`](Backend::flush) sends what was queued, grouped per (socket, destination): runs of equal-sized
+//! 5. [`flush`](Backend::flush) sends what was queued, grouped per (socket, destination): runs of equal-sized
 //!    datagrams leave as one `UDP_SEGMENT` message. The order within one (socket, destination) is the order of the
 //!    calls; destinations that get only small datagrams (acknowledgements) are served last. Then the receive
 //!    buffers go back to the kernel and the turn is over.
-//! 5. [`next_error`](Backend::next_error) tells which sockets failed meanwhile. No error ends the loop: a refused
+//! 6. [`next_error`](Backend::next_error) tells which sockets failed meanwhile. No error ends the loop: a refused
 //!    connection (`ECONNREFUSED`) is reported and the socket goes on receiving.
 //!
 //! `add` and `remove` may be called at any point. Every `receive` must be followed by a `flush` before the next
@@ -54,7 +56,7 @@ mod wake;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use limits::{Gro, IoCounters, Limits};
 pub use mmsg::Mmsg;
@@ -128,6 +130,11 @@ pub trait Backend {
     /// # Errors
     /// Only if the backend itself can no longer work; never because of a single socket.
     fn receive(&mut self, timeout: Option<Duration>) -> io::Result<usize>;
+
+    /// Tells when the turn began: the caller's one reading of the clock, taken after [`receive`](Self::receive). On the
+    /// packet path a backend reads no clock itself; from this it estimates the rate and decides whether to linger.
+    /// One that is never told never lingers.
+    fn note_time(&mut self, now: Instant);
 
     /// A datagram of this turn.
     ///
@@ -224,6 +231,9 @@ impl Backend for AnyBackend {
     }
     fn receive(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         delegate!(self, b => b.receive(timeout))
+    }
+    fn note_time(&mut self, now: Instant) {
+        delegate!(self, b => b.note_time(now));
     }
     fn datagram(&self, index: usize) -> Datagram<'_> {
         delegate!(self, b => b.datagram(index))

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::group::{Grouper, SEGMENTS_MAX};
 use crate::{Backend, Datagram, IoCounters, Limits, Role, SocketId, Waker};
@@ -170,6 +170,8 @@ impl Backend for MemBackend {
         self.counters.rx_bytes += self.turn.iter().map(|d| d.bytes.len() as u64).sum::<u64>();
         Ok(count)
     }
+
+    fn note_time(&mut self, _now: Instant) {}
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
         let found = &self.turn[index];

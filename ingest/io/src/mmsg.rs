@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::slots::{Slot, Slots};
 use crate::sys::{self, NAME_LEN, RX_CONTROL_LEN};
@@ -380,6 +380,10 @@ impl Backend for Mmsg {
         self.drain();
         self.reconsider();
         Ok(self.turn.begun())
+    }
+
+    fn note_time(&mut self, now: Instant) {
+        self.turn.note_time(now);
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {

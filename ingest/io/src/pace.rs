@@ -11,7 +11,7 @@ const RATE_ON: f64 = 2_000.0;
 const BATCH_AIM: f64 = 16.0;
 /// The shortest linger that pays for itself, microseconds.
 const LINGER_US_MIN: u32 = 100;
-/// The clock is read once in so many turns.
+/// The rate is estimated once in so many turns.
 const TURNS_PER_ESTIMATE: u32 = 32;
 
 /// How long a receive waits for further datagrams after the first, from the rate seen lately.
@@ -29,14 +29,13 @@ impl Linger {
         Linger { us_max, us: 0, turns: 0, datagrams: 0, since: None }
     }
 
-    /// Notes a turn. `clock` is asked only once in a while.
-    pub(crate) fn observe(&mut self, datagrams: usize, clock: impl FnOnce() -> Instant) {
+    /// Notes a turn that brought so many datagrams.
+    pub(crate) fn observe(&mut self, now: Instant, datagrams: usize) {
         self.turns += 1;
         self.datagrams += datagrams as u64;
         if self.us_max == 0 || self.turns < TURNS_PER_ESTIMATE {
             return;
         }
-        let now = clock();
         if let Some(since) = self.since {
             let seconds = now.saturating_duration_since(since).as_secs_f64().max(1e-6);
             let rate = self.datagrams as f64 / seconds;
@@ -154,8 +153,7 @@ mod tests {
     fn linger_at(linger: &mut Linger, now: &mut Instant, rate: u64) -> u32 {
         for _ in 0..TURNS_PER_ESTIMATE * 2 {
             *now += Duration::from_nanos(10 * 1_000_000_000 / rate);
-            let at = *now;
-            linger.observe(10, || at);
+            linger.observe(*now, 10);
         }
         linger.us()
     }

@@ -192,8 +192,12 @@ impl Turn {
     pub(crate) fn begun(&mut self) -> usize {
         self.open = true;
         self.counters.turns += 1;
-        self.linger.observe(self.received.len(), Instant::now);
         self.received.len()
+    }
+
+    /// The caller's reading of the clock after `begun`.
+    pub(crate) fn note_time(&mut self, now: Instant) {
+        self.linger.observe(now, self.received.len());
     }
 
     pub(crate) fn datagram(&self, index: usize) -> Datagram<'_> {

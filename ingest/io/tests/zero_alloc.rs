@@ -1,43 +1,12 @@
 //! At steady state a turn allocates nothing: receive, forward, fan out, send, errors, wake-ups, on every backend that is
 //! available here. Allocations are counted per thread, so the test harness and the peers do not disturb.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use bondgate_counting::allocations_of;
 use bondgate_io::socket::{BindOptions, bind_udp, connect_udp};
 use bondgate_io::{Backend, Choice, Gro, Limits, Role};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; counting touches only a
-// thread-local cell that needs neither initialisation nor destruction, hence no allocation.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on; `alloc` and `realloc` came from the same allocator.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Runs turns until `count` datagrams came; everything in here is what a shard does.
 fn turns(
@@ -51,6 +20,7 @@ fn turns(
     while got < count {
         assert!(Instant::now() < deadline, "only {got} of {count} datagrams came");
         let n = backend.receive(Some(Duration::from_millis(20))).expect("receive");
+        backend.note_time(Instant::now());
         for index in 0..n {
             let datagram = backend.datagram(index);
             let (socket, from): (_, SocketAddr) = (datagram.socket, datagram.from);
@@ -104,24 +74,13 @@ fn steady_state(choice: Choice, gro: Gro) {
     for seed in 0..200 {
         round(seed);
     }
-    let before = ALLOCATIONS.with(Cell::get);
-    for seed in 200..1200 {
-        round(seed);
-    }
-    let allocations = ALLOCATIONS.with(Cell::get) - before;
+    let allocations = allocations_of(|| (200..1200).for_each(&mut round));
     assert_eq!(allocations, 0, "allocations in 1000 rounds of 64 datagrams");
     let counters = backend.counters();
     assert!(counters.rx_datagrams == 1200 * 64 && counters.tx_datagrams > 1200 * 64, "{counters:?}");
     assert!(
         counters.tx_gso_messages > 0 && counters.wakes > 0 && counters.rx_errors + counters.tx_errors > 0
     );
-}
-
-#[test]
-fn the_counter_counts() {
-    let before = ALLOCATIONS.with(Cell::get);
-    drop(std::hint::black_box(Box::new(1_u8)));
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 1);
 }
 
 #[test]

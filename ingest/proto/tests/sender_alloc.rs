@@ -1,47 +1,13 @@
 //! At steady state the sender allocates nothing: not per packet, not per timer, not while a link is lost and comes back.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use bondgate_counting::allocations;
 use bondgate_proto::Seq;
 use bondgate_proto::sender::{
     LinkLabel, Scheduler, Sender, SenderAction, SenderActions, SenderConfig, SenderVerdict,
 };
 use bondgate_proto::wire::{HALF_LEN, PacketType, emit_ack, emit_reg, emit_short};
-
-struct Counting;
-
-thread_local! {
-    /// Per thread, so that the test harness's own threads do not count.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is being torn down has no counter any more; what it allocates is not the sender's.
-    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
-}
-
-// SAFETY: every call is passed on unchanged to the system allocator, which upholds the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises about `layout` are the ones `System` needs.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `System` with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: `ptr` came from `System` with this layout; `new_size` is the caller's promise.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn steady_state_allocates_nothing() {
@@ -71,7 +37,7 @@ fn steady_state_allocates_nothing() {
         let mut waiting = [[Seq::new(0); 10]; 3];
         let mut counts = [0usize; 3];
         let (mut sent, mut dropped, mut lost_link_rebinds) = (0u32, 0u32, 0u32);
-        let before = ALLOCATIONS.get();
+        let before = allocations();
         for i in 0..100_000u32 {
             let now = start + Duration::from_micros(u64::from(i) * 200);
             // Link 2 is dead for a while in the middle: suspect, lost, rebound, back.
@@ -137,10 +103,7 @@ fn steady_state_allocates_nothing() {
                 sender.link_rebound(now, link, &mut out);
             }
         }
-        let allocations = ALLOCATIONS.get() - before;
-        assert_eq!(allocations, 0, "{scheduler:?}");
-        drop(std::hint::black_box(Box::new(1)));
-        assert_eq!(ALLOCATIONS.get() - before, 1, "the counter counts");
+        assert_eq!(allocations() - before, 0, "{scheduler:?}");
         assert_eq!((sent, dropped), (100_000, 0));
         assert!(lost_link_rebinds >= 1, "the dead link went through its whole life");
         assert!(sender.links().all(|l| l.sent_packets > 500), "every link was used");

@@ -5,52 +5,9 @@
 #[path = "receiver/rig.rs"]
 mod rig;
 
+use bondgate_counting::allocations_of;
 use bondgate_proto::receiver::{Actions, Command, Receiver, ReceiverConfig, Verdict};
 use rig::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on unchanged to the system allocator; counting touches a thread-local `Cell` that neither
-// allocates nor has a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is also `System`'s.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `System.alloc` with this layout, see above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as for `dealloc`, and the caller keeps `realloc`'s contract.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Runs `f` and says how often it allocated.
-fn allocations(f: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    f();
-    ALLOCATIONS.get() - before
-}
-
-#[test]
-fn the_allocator_counts() {
-    assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
-}
 
 #[test]
 fn a_stream_allocates_nothing() {
@@ -62,7 +19,7 @@ fn a_stream_allocates_nothing() {
     let (ack, nak, alive) = (srt_ack(1, 1000, 11), srt_nak(&[1, 2, 3], 11), keepalive(38));
     let Rig { receiver, out, now } = &mut rig;
     let mut forwarded = 0;
-    let count = allocations(|| {
+    let count = allocations_of(|| {
         for seq in 1000..101_000u32 {
             *now += std::time::Duration::from_micros(500);
             let from = links[seq as usize % 3];
@@ -126,7 +83,7 @@ fn coming_and_going_allocates_nothing() {
             out.drain(|_, _| {});
         }
     };
-    let count = allocations(|| run(&mut receiver, &mut out, 30_000));
+    let count = allocations_of(|| run(&mut receiver, &mut out, 30_000));
     let counters = receiver.counters();
     assert!(
         counters.groups_evicted > 100 && counters.links_evicted > 100 && counters.links_timed_out > 100,

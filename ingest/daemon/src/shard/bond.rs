@@ -120,6 +120,8 @@ pub struct Bond<B> {
     local: SocketId,
     encoder: Option<SocketAddr>,
     local_datagrams: u64,
+    /// The turn's one reading of the clock.
+    clock: Instant,
     socket_buffer_bytes: usize,
     notice: Box<dyn FnMut(BondNotice) + Send>,
 }
@@ -152,6 +154,7 @@ impl<B: Backend> Bond<B> {
             local,
             encoder: None,
             local_datagrams: 0,
+            clock: Instant::now(),
             socket_buffer_bytes,
             notice: Box::new(notice),
         })
@@ -168,11 +171,10 @@ impl<B: Backend> Bond<B> {
     /// # Errors
     /// Only when the backend can no longer work.
     pub fn run(&mut self, stop: &AtomicBool, mut status: impl FnMut(BondStatus)) -> io::Result<()> {
-        let start = Instant::now();
-        let (mut look_at, mut status_at) = (start, start + STATUS_EVERY);
+        let (mut look_at, mut status_at) = (self.clock, self.clock + STATUS_EVERY);
         while !stop.load(Ordering::Relaxed) {
             self.turn()?;
-            let now = Instant::now();
+            let now = self.clock;
             if now >= look_at {
                 look_at = now + INTERFACES_EVERY;
                 self.sync_links(now);
@@ -190,10 +192,12 @@ impl<B: Backend> Bond<B> {
     /// # Errors
     /// Only when the backend can no longer work.
     pub fn turn(&mut self) -> io::Result<()> {
-        let wait =
-            self.sender.poll_timeout().map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()));
+        // The last turn's reading will do: a turn is short, and what came meanwhile ends the wait at once.
+        let wait = self.sender.poll_timeout().map_or(WAIT_MAX, |at| at.saturating_duration_since(self.clock));
         let received = self.backend.receive(Some(wait.min(WAIT_MAX)))?;
         let now = Instant::now();
+        self.clock = now;
+        self.backend.note_time(now);
         for index in 0..received {
             self.datagram(now, index);
         }

@@ -618,6 +618,10 @@ impl Backend for Uring {
         Ok(self.turn.begun())
     }
 
+    fn note_time(&mut self, now: Instant) {
+        self.turn.note_time(now);
+    }
+
     fn datagram(&self, index: usize) -> Datagram<'_> {
         self.turn.datagram(index)
     }

@@ -102,6 +102,7 @@ impl Rig {
                 return Err(format!("only {} of {count} datagrams came", got.len()).into());
             }
             let n = self.backend.receive(Some(Duration::from_millis(50)))?;
+            self.backend.note_time(Instant::now());
             for index in 0..n {
                 let datagram = self.backend.datagram(index);
                 got.push(Got {
@@ -121,6 +122,7 @@ impl Rig {
         let end = Instant::now() + time;
         while Instant::now() < end {
             let n = self.backend.receive(Some(Duration::from_millis(2)))?;
+            self.backend.note_time(Instant::now());
             ensure_eq(n, 0, "datagrams where none is expected")?;
             self.backend.flush();
         }
