@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use bondgate_auth::keyring::Keyring;
 use bondgate_auth::sa1::ListenerId;
 use bondgate_auth::stream::{Play, StreamPolicy, Strength};
 use bondgate_auth::table::KeyTable;
@@ -29,8 +30,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The rules of a configuration.
+    /// The rules of a configuration, without devices and tokens.
     pub fn compile(config: &Config) -> Self {
+        Self::with_keyring(config, None, None, 0)
+    }
+
+    /// The rules of a configuration, with the devices and tokens of `keyring` at the time `wall_ms`. One-time tokens that
+    /// `previous` has seen used stay used.
+    pub fn with_keyring(
+        config: &Config,
+        keyring: Option<&Keyring>,
+        previous: Option<&Self>,
+        wall_ms: u64,
+    ) -> Self {
         let srtla = &config.srtla;
         let listed =
             |prefix_min: u8| srtla.stock_allow.iter().copied().filter(move |c| c.prefix >= prefix_min);
@@ -39,7 +51,7 @@ impl Policy {
             AuthMode::Mixed => StockAdmission::Listed(listed(0).collect()),
             AuthMode::Open => StockAdmission::Anywhere,
         };
-        let streams = stream_policy(config);
+        let streams = stream_policy(config, keyring, previous.map(|policy| &policy.streams));
         let admission = Admission {
             networks: if srtla.allow.is_empty() {
                 AdmitPolicy::Open
@@ -47,9 +59,9 @@ impl Policy {
                 AdmitPolicy::Cidrs(srtla.allow.clone())
             },
             stock,
-            listener: ListenerId([0; 16]),
-            gate: None,
-            keys: KeyTable::default(),
+            listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
+            gate: keyring.map(Keyring::gate_keys),
+            keys: keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms)),
             probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
         };
         Self { admission: Arc::new(admission), streams, listed: listed(1).collect() }
@@ -61,7 +73,11 @@ impl Policy {
     }
 }
 
-fn stream_policy(config: &Config) -> StreamPolicy {
+fn stream_policy(
+    config: &Config,
+    keyring: Option<&Keyring>,
+    previous: Option<&StreamPolicy>,
+) -> StreamPolicy {
     let streams = &config.streams;
     let default = match streams.default {
         StrengthChoice::Auto if config.srtla.auth == AuthMode::Open => Strength::Open,
@@ -83,7 +99,13 @@ fn stream_policy(config: &Config) -> StreamPolicy {
         PlayChoice::Open => Play::Open,
         PlayChoice::Token => Play::Token,
     };
-    StreamPolicy::new(Some(default), named, play)
+    let policy = StreamPolicy::new(Some(default), named, play);
+    match keyring {
+        Some(keyring) => policy
+            .with_tenants(keyring.tenants().map(Into::into))
+            .with_tokens(keyring.token_rules(), previous),
+        None => policy,
+    }
 }
 
 /// Some stream demands more than nothing.

@@ -136,41 +136,71 @@ fn what_is_printed_as_effective_is_a_valid_file() {
 
 #[test]
 fn init_writes_a_file_that_passes_check_config_and_prints_the_urls() {
-    for (flags, urls) in [
+    for (flags, urls, state) in [
         (
             &["--host", "gate.example"][..],
             &[
-                "srtla://gate.example:5000?streamid=cam1",
-                "srt://gate.example:9710?streamid=publish/cam1&latency=2000000&pkt_size=1316",
+                "bondgate send --auto --key 'srtla://gate.example:5000?device=encoder1&",
+                "srt://127.0.0.1:9000?streamid=cam1&latency=2000000&pkt_size=1316",
                 "srt://gate.example:9710?streamid=play/cam1",
+            ][..],
+            true,
+        ),
+        (
+            &["--profile", "phones", "--host", "gate.example", "--stream", "live/a"],
+            &[
+                "srtla://gate.example:5000?streamid=live/a?token=bgt_",
+                "srt://gate.example:9710?streamid=publish/live/a?token=bgt_",
                 "BELABOX",
                 "ffmpeg",
-            ][..],
+            ],
+            true,
         ),
         (
-            &["--host", "2001:db8::1", "--srtla-port", "6000", "--srt-port", "6001"],
+            &[
+                "--network",
+                "192.0.2.0/24",
+                "--host",
+                "2001:db8::1",
+                "--srtla-port",
+                "6000",
+                "--srt-port",
+                "6001",
+            ],
             &["srtla://[2001:db8::1]:6000?streamid=cam1", "srt://[2001:db8::1]:6001?streamid=play/cam1"],
+            false,
         ),
         (
-            &["--mode", "forward", "--server", "127.0.0.1:4001", "--host", "h"],
-            &["srtla://h:5000?streamid=cam1", "SRT server 127.0.0.1:4001"],
+            &["--profile", "open", "--mode", "forward", "--server", "127.0.0.1:4001", "--host", "h"],
+            &["srtla://h:5000?streamid=cam1", "SRT server 127.0.0.1:4001", "--accept-open-ingest"],
+            false,
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let run = bondgate_in(directory.path(), &[&["init"], flags].concat(), &[]);
-        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{flags:?}");
+        let run = bondgate_in(directory.path(), &[&["init", "--state-dir", "state"], flags].concat(), &[]);
+        assert_eq!(run.code, Some(0), "{flags:?} {}", run.stderr);
+        assert_eq!(run.stderr.contains("seal key lies beside it"), state, "{}", run.stderr);
         for url in urls {
             assert!(run.stdout.contains(url), "{url}\n{}", run.stdout);
         }
         let check = bondgate_in(directory.path(), &["check-config"], &[]);
         assert_eq!((check.code, check.stdout.as_str()), (Some(0), "bondgate.toml: ok\n"), "{}", check.stderr);
-        let names: Vec<_> =
+        assert_eq!(check.stderr, "", "{flags:?}");
+        let mut names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["bondgate.toml"], "nothing else is left behind");
+        names.sort();
+        let expected = if state { &["bondgate.toml", "state"][..] } else { &["bondgate.toml"] };
+        assert_eq!(names, expected, "nothing else is left behind");
         for flag in flags.iter().skip_while(|flag| **flag != "--srtla-port").skip(1).step_by(2) {
             let effective = bondgate_in(directory.path(), &["check-config", "--print-effective"], &[]).stdout;
             assert!(effective.contains(&format!("listen = \"[::]:{flag}\"")), "{effective}");
         }
+        // Once more: what was made before stays good and is not shown again.
+        let again = [&["init", "--force", "--state-dir", "state"], flags].concat();
+        let run = bondgate_in(directory.path(), &again, &[]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(!run.stdout.contains("bgt_") && !run.stdout.contains("bgk_"), "{}", run.stdout);
+        assert_eq!(run.stdout.contains("already"), state, "{}", run.stdout);
     }
 }
 
@@ -179,7 +209,8 @@ fn init_never_replaces_a_file_without_force() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bondgate.toml");
     fs::write(&file, "precious").unwrap();
-    let run = bondgate_in(directory.path(), &["init"], &[]);
+    let init = ["init", "--state-dir", "state"];
+    let run = bondgate_in(directory.path(), &init, &[]);
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
     assert!(
         run.stderr.contains("bondgate.toml exists already") && run.stderr.contains("--force"),
@@ -187,7 +218,8 @@ fn init_never_replaces_a_file_without_force() {
         run.stderr
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-    assert_eq!(bondgate_in(directory.path(), &["init", "--force"], &[]).code, Some(0));
+    let forced = [&init[..], &["--force"]].concat();
+    assert_eq!(bondgate_in(directory.path(), &forced, &[]).code, Some(0));
     assert_eq!(bondgate_in(directory.path(), &["check-config"], &[]).code, Some(0));
 }
 

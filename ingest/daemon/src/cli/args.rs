@@ -88,18 +88,39 @@ pub struct RunArgs {
 /// `bondgate send`.
 #[derive(Args, Clone, Debug)]
 pub struct SendArgs {
-    /// The SRTLA receiver, host:port
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_host_port)]
-    pub to: String,
+    /// The SRTLA receiver, host:port; a key names its own
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_parser = parse_host_port,
+        required_unless_present_any = ["key", "key_file"]
+    )]
+    pub to: Option<String>,
+    /// The provisioning URI of this device, as `bondgate device enroll` printed it. Secret, and visible in the process list:
+    /// the variable or --key-file is better
+    #[arg(
+        long,
+        value_name = "URI",
+        env = "BONDGATE_KEY",
+        hide_env_values = true,
+        conflicts_with = "key_file"
+    )]
+    pub key: Option<String>,
+    /// File with the provisioning URI, readable by its owner alone
+    #[arg(long, value_name = "FILE", env = "BONDGATE_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// How to register; require if there is a key, else stock
+    #[arg(long, value_enum)]
+    pub auth: Option<AuthChoice>,
     /// UDP address where the local encoder sends SRT to, as caller
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9000")]
     pub listen: SocketAddr,
-    /// A link: local IP address or interface name; repeat it, or separate by commas
+    /// A link: local IP address or interface name; repeat it, or separate by commas. With a key the default is --auto
     #[arg(
         long = "link",
         value_name = "ADDR|IFACE",
         value_delimiter = ',',
-        required_unless_present = "auto",
+        required_unless_present_any = ["auto", "key", "key_file"],
         conflicts_with = "auto"
     )]
     pub links: Vec<String>,
@@ -115,6 +136,17 @@ pub struct SendArgs {
     /// Prints the state of the links as one JSON object per second on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+/// How `bondgate send` registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthChoice {
+    /// With the key or not at all.
+    Require,
+    /// With the key; without it at a receiver that does not speak SA1, after a warning.
+    Prefer,
+    /// Without the key.
+    Stock,
 }
 
 /// How `bondgate send` spreads datagrams over its links.
@@ -157,6 +189,19 @@ pub struct CheckConfigArgs {
     pub print_effective: bool,
 }
 
+/// Who may send, as `bondgate init` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Devices that were given a key, over any network.
+    Devices,
+    /// Phones, BELABOX and other encoders without a key, from anywhere, with a token in the stream ID; and devices.
+    Phones,
+    /// Encoders without a key from some networks; and devices.
+    Studio,
+    /// Everybody. For a laboratory.
+    Open,
+}
+
 /// `bondgate init`.
 #[derive(Args, Clone, Debug)]
 pub struct InitArgs {
@@ -172,6 +217,21 @@ pub struct InitArgs {
     /// Downstream SRT server of the forward mode
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_host_port)]
     pub server: Option<String>,
+    /// Who may send: devices with a key; phones and BELABOX from anywhere, with a token; a studio's networks; everybody
+    #[arg(long, value_enum)]
+    pub profile: Option<Profile>,
+    /// The first stream
+    #[arg(long, value_name = "NAME", default_value = "cam1")]
+    pub stream: String,
+    /// The first device, of profile devices
+    #[arg(long, value_name = "NAME", default_value = "encoder1")]
+    pub device: String,
+    /// A network of encoders, of profile studio; repeat it, or separate by commas
+    #[arg(long = "network", value_name = "CIDR", value_delimiter = ',')]
+    pub networks: Vec<String>,
+    /// Where the keyring is kept; without it /var/lib/bondgate for root, bondgate-state beside the file for others
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state_dir: Option<PathBuf>,
     /// UDP port of the bonded links
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub srtla_port: Option<u16>,

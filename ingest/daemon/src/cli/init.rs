@@ -1,25 +1,33 @@
-//! `bondgate init`: writes a first configuration and says what to paste where.
+//! `bondgate init`: writes a first configuration, makes the first key or token, and says what to paste where.
 //!
 //! Promise: the file appears complete or not at all, an existing file is never replaced without `--force`, and what
 //! is written passes `check-config`.
 
-use std::fmt::Write as _;
+mod guide;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::args::InitArgs;
+use bondgate_auth::keyring::name::check_device;
+use bondgate_auth::keyring::{KeyringError, NewDevice, NewToken};
+use bondgate_auth::stream::Wish;
+use clap::ValueEnum;
+
+use super::args::{InitArgs, Profile};
 use super::print;
+use crate::config::cidr;
 use crate::config::keys::Key;
 use crate::config::raw::Raw;
-use crate::config::validate::host_port;
+use crate::config::validate::{host_port, stream_name};
 use crate::config::value::quoted;
 use crate::config::{self, Config, OutputMode};
+use crate::control::keyring_file::KeyringFile;
 use crate::exit::Failure;
-
-/// Name used in the printed URLs.
-const EXAMPLE_STREAM: &str = "cam1";
+use crate::policy::wall_ms;
+use crate::service::random;
 
 /// What the user decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +37,11 @@ struct Answers {
     srtla_port: u16,
     srt_port: u16,
     host: String,
+    profile: Profile,
+    networks: Vec<String>,
+    stream: String,
+    device: String,
+    state_dir: String,
 }
 
 /// Asks (on a terminal) or takes the flags, writes the file, prints the URLs.
@@ -52,10 +65,9 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
     raw.read_toml(&args.output, &text);
     let config = config::resolve(raw, usize::MAX)?.config;
 
-    let guide = guide(&answers, &config);
     if to_stdout {
         print(&text)?;
-        eprint!("{guide}");
+        eprint!("{}", guide::text(&answers, &config, &First::Later));
         return Ok(());
     }
     write_file(&args.output, &text, args.force).map_err(|error| match error.kind() {
@@ -63,7 +75,64 @@ pub fn run(args: &InitArgs) -> Result<(), Failure> {
         _ => Failure::runtime(format!("{}: cannot be written: {error}", args.output.display())),
     })?;
     let shown = args.output.display();
-    print(&format!("Wrote {shown}. Start with: bondgate run --config {shown}\n\n{guide}"))
+    let flag = if answers.profile == Profile::Open { " --accept-open-ingest" } else { "" };
+    print(&format!("Wrote {shown}. Start with: bondgate run --config {shown}{flag}\n\n"))?;
+    let first = first(&answers, &config)?;
+    print(&guide::text(&answers, &config, &first))
+}
+
+/// What the first encoder needs.
+enum First {
+    /// The provisioning URI of a device.
+    Device(String),
+    /// A token.
+    Token(String),
+    /// Nothing.
+    Nothing,
+    /// It was made before, and is not shown again.
+    Known,
+    /// It is still to be made.
+    Later,
+}
+
+/// Makes the first device, or the first token.
+fn first(answers: &Answers, config: &Config) -> Result<First, Failure> {
+    let Some(file) = KeyringFile::of(config) else { return Ok(First::Nothing) };
+    let first = match answers.profile {
+        Profile::Open | Profile::Studio => return Ok(First::Nothing),
+        Profile::Devices => {
+            let secret = random::<40>()?;
+            file.update(|keyring| -> Result<First, KeyringError> {
+                if keyring.device(&answers.device).is_ok() {
+                    return Ok(First::Known);
+                }
+                let streams = vec![answers.stream.clone()];
+                let new = NewDevice { streams, ..NewDevice::named(&answers.device) };
+                Ok(First::Device(keyring.enroll(new, &config.keys.server, &secret, wall_ms())?.to_uri()))
+            })
+        }
+        Profile::Phones => {
+            let secret = random::<20>()?;
+            file.update(|keyring| -> Result<First, KeyringError> {
+                if keyring.tokens().iter().any(|token| token.stream == answers.stream) {
+                    return Ok(First::Known);
+                }
+                let stream = answers.stream.clone();
+                let new = NewToken {
+                    stream,
+                    scope: Wish::Publish,
+                    expires_ms: None,
+                    once: false,
+                    from: Vec::new(),
+                };
+                Ok(First::Token(keyring.create_token(new, &secret, wall_ms())?))
+            })
+        }
+    }?;
+    if let Some(warning) = file.warning() {
+        eprintln!("note: {warning}");
+    }
+    Ok(first)
 }
 
 fn exists(path: &Path) -> Failure {
@@ -96,7 +165,32 @@ fn from_flags(args: &InitArgs) -> Result<Answers, Failure> {
         srtla_port: args.srtla_port.unwrap_or(defaults.srtla.listen.port()),
         srt_port: args.srt_port.unwrap_or(defaults.srt.listen.port()),
         host: args.host.clone().unwrap_or_else(this_host),
+        profile: profile_of(args),
+        networks: args.networks.clone(),
+        stream: args.stream.clone(),
+        device: args.device.clone(),
+        state_dir: state_dir(args),
     })
+}
+
+/// The profile that the flags say.
+fn profile_of(args: &InitArgs) -> Profile {
+    args.profile.unwrap_or(if args.networks.is_empty() { Profile::Devices } else { Profile::Studio })
+}
+
+/// Where the keyring will be kept.
+fn state_dir(args: &InitArgs) -> String {
+    let beside = || {
+        let parent = args.output.parent().unwrap_or(Path::new(""));
+        std::path::absolute(parent.join("bondgate-state")).unwrap_or_else(|_| "bondgate-state".into())
+    };
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    let dir = match &args.state_dir {
+        Some(dir) => std::path::absolute(dir).unwrap_or_else(|_| dir.clone()),
+        None if is_root => Config::default().runtime.state_dir.unwrap_or_else(beside),
+        None => beside(),
+    };
+    dir.to_string_lossy().into_owned()
 }
 
 /// Asks for everything that no flag answers.
@@ -163,7 +257,39 @@ fn ask(args: &InitArgs, input: &mut impl BufRead, output: &mut impl Write) -> io
             })?
         }
     };
-    Ok(Answers { mode, server, srtla_port, srt_port, host })
+    let profile = match args.profile {
+        Some(profile) => profile,
+        None => question(
+            input,
+            output,
+            "Who may send? devices (each with a key), phones (and BELABOX, from anywhere, with a token), studio (from \
+             your networks), or open (everybody)?",
+            if args.networks.is_empty() { "devices" } else { "studio" },
+            |text| {
+                Profile::from_str(text, true)
+                    .map_err(|_| "please answer devices, phones, studio or open".to_owned())
+            },
+        )?,
+    };
+    let networks = if profile == Profile::Studio && args.networks.is_empty() {
+        question(input, output, "Networks of your encoders?", "192.168.0.0/16", |text| {
+            let networks: Vec<&str> = text.split([',', ' ']).filter(|part| !part.is_empty()).collect();
+            networks.iter().map(|network| cidr::parse(network).map(|_| (*network).to_owned())).collect()
+        })?
+    } else {
+        args.networks.clone()
+    };
+    let name = |text: &str| stream_name(text).map(|()| text.to_owned());
+    let stream = question(input, output, "Name of the first stream?", &args.stream, name)?;
+    let device = if profile == Profile::Devices {
+        question(input, output, "Name of the first device?", &args.device, |text| {
+            check_device(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+        })?
+    } else {
+        args.device.clone()
+    };
+    let state_dir = state_dir(args);
+    Ok(Answers { mode, server, srtla_port, srt_port, host, profile, networks, stream, device, state_dir })
 }
 
 /// Repeats the question until the answer is usable; an empty answer takes the proposal.
@@ -207,69 +333,32 @@ fn render(answers: &Answers) -> String {
         OutputMode::Relay => "relay",
         OutputMode::Forward => "forward",
     };
+    let list = |names: &[String]| {
+        format!("[{}]", names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "))
+    };
+    let everywhere = ["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+    let (auth, stock_allow, default) = match answers.profile {
+        Profile::Devices => ("required", None, None),
+        Profile::Phones => ("mixed", Some(list(&everywhere)), Some("token")),
+        Profile::Studio => ("mixed", Some(list(&answers.networks)), Some("cidr")),
+        Profile::Open => ("open", None, None),
+    };
     let mut chosen = vec![
+        ("runtime.state_dir", quoted(&answers.state_dir)),
         ("srtla.listen", quoted(&format!("[::]:{}", answers.srtla_port))),
+        ("srtla.auth", quoted(auth)),
+        ("keys.server", quoted(&guide::host_port(&answers.host, answers.srtla_port))),
         ("srt.listen", quoted(&format!("[::]:{}", answers.srt_port))),
         ("output.mode", quoted(mode)),
     ];
+    chosen.extend(stock_allow.map(|networks| ("srtla.stock_allow", networks)));
+    chosen.extend(default.map(|strength| ("streams.default", quoted(strength))));
     if answers.mode == OutputMode::Forward {
         chosen.push(("forward.server", quoted(&answers.server)));
     }
     let chosen: Vec<_> =
         chosen.into_iter().filter_map(|(path, literal)| Some((Key::find(path)?, literal))).collect();
     config::manual_with(&chosen)
-}
-
-/// What to paste into encoders and players. OBS and ffmpeg count latency in microseconds, the others in milliseconds.
-fn guide(answers: &Answers, config: &Config) -> String {
-    let host = match answers.host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) => format!("[{v6}]"),
-        _ => answers.host.clone(),
-    };
-    let (srtla, srt) = (answers.srtla_port, answers.srt_port);
-    let name = EXAMPLE_STREAM;
-    let latency_ms = config.srt.latency_ms.max(2000);
-    let latency_us = latency_ms * 1000;
-    let mut text = format!("Send over several links (bonded), {srtla}/udp open to the world:\n");
-    for (who, what) in [
-        (
-            "BELABOX",
-            format!("receiver {host}, SRTLA port {srtla}, SRT stream ID {name}, latency {latency_ms} ms"),
-        ),
-        ("Moblin, IRL Pro", format!("srtla://{host}:{srtla}?streamid={name}   latency {latency_ms} ms")),
-        ("OBS", format!("bondgate send --to {host}:{srtla} --auto, then in OBS (Service Custom, Server):")),
-        ("", format!("srt://127.0.0.1:9000?streamid={name}&latency={latency_us}&pkt_size=1316")),
-    ] {
-        let _ = writeln!(text, "  {who:<16} {what}");
-    }
-    text.push('\n');
-    match answers.mode {
-        OutputMode::Relay => {
-            let _ = write!(
-                text,
-                "Send without bonding, {srt}/udp:\n\
-                 \x20 OBS              srt://{host}:{srt}?streamid=publish/{name}&latency={latency_us}&pkt_size=1316\n\
-                 \x20 ffmpeg           ffmpeg -re -i video.mp4 -c copy -f mpegts \\\n\
-                 \x20                  'srt://{host}:{srt}?streamid=publish/{name}&latency={latency_us}&pkt_size=1316'\n\n\
-                 Watch, {srt}/udp:\n\
-                 \x20 OBS              Media Source, Local File off, Input Format mpegts, Input:\n\
-                 \x20                  srt://{host}:{srt}?streamid=play/{name}&latency=300000\n\
-                 \x20 ffplay           ffplay 'srt://{host}:{srt}?streamid=play/{name}&latency=300000'\n\
-                 \x20 VLC              srt://{host}:{srt}?streamid=play/{name}\n\n\
-                 {name} is an example: any name works, and whoever knows it can send and watch.\n\
-                 Until there are keys, list the networks that may send in srtla.allow.\n"
-            );
-        }
-        OutputMode::Forward => {
-            let _ = writeln!(
-                text,
-                "The stream arrives at the SRT server {}. {name} is an example: stream ID and passphrase are what that\n\
-                 server expects. Watch from that server.",
-                answers.server
-            );
-        }
-    }
-    text
 }
 
 /// Writes the whole file beside its place, then moves it there.
@@ -321,6 +410,11 @@ mod tests {
             srtla_port: None,
             srt_port: None,
             host: Some("gate.example".to_owned()),
+            profile: None,
+            stream: "cam1".to_owned(),
+            device: "encoder1".to_owned(),
+            networks: Vec::new(),
+            state_dir: Some("/state".into()),
             yes: false,
         }
     }
@@ -333,13 +427,16 @@ mod tests {
 
     #[test]
     fn enter_takes_every_proposal() {
-        let (answers, _) = answer(&flags(), "\n\n\n");
+        let (answers, _) = answer(&flags(), "\n\n\n\n\n\n");
         assert_eq!(answers.unwrap(), from_flags(&flags()).unwrap());
     }
 
     #[test]
     fn a_wrong_answer_is_asked_again_with_the_reason() {
-        let (answers, shown) = answer(&flags(), "both\nforward\nserver\nserver:70000\n[::1]:4001\n0\n6000\n");
+        let (answers, shown) = answer(
+            &flags(),
+            "both\nforward\nserver\nserver:70000\n[::1]:4001\n0\n6000\nfriends\nstudio\n10.0.0.1/8\n10.0.0.0/8, 192.0.2.0/24\na b\ncam2\n",
+        );
         assert_eq!(
             answers.unwrap(),
             Answers {
@@ -347,12 +444,23 @@ mod tests {
                 server: "[::1]:4001".into(),
                 srtla_port: 6000,
                 srt_port: 9710,
-                host: "gate.example".into()
+                host: "gate.example".into(),
+                profile: Profile::Studio,
+                networks: vec!["10.0.0.0/8".into(), "192.0.2.0/24".into()],
+                stream: "cam2".into(),
+                device: "encoder1".into(),
+                state_dir: "/state".into(),
             }
         );
-        for why in
-            ["relay or forward", "\"server\" has no port", "\"70000\" is not a port", "from 1 to 65535"]
-        {
+        for why in [
+            "relay or forward",
+            "\"server\" has no port",
+            "\"70000\" is not a port",
+            "from 1 to 65535",
+            "devices, phones, studio or open",
+            "did you mean 10.0.0.0/8",
+            "\"a b\"",
+        ] {
             assert!(shown.contains(why), "{why}: {shown}");
         }
     }
@@ -367,8 +475,9 @@ mod tests {
     fn flags_are_not_asked_for() {
         let args =
             InitArgs { mode: Some(OutputMode::Relay), srtla_port: Some(1), srt_port: Some(2), ..flags() };
-        let (answers, shown) = answer(&args, "");
-        assert_eq!((answers.unwrap().srt_port, shown.as_str()), (2, ""));
+        let (answers, shown) = answer(&args, "\n\n\n");
+        assert_eq!(answers.unwrap().srt_port, 2);
+        assert!(!shown.contains("port") && !shown.contains("relay"), "{shown}");
     }
 
     #[test]
@@ -378,7 +487,15 @@ mod tests {
             text.lines().filter(|line| !line.starts_with(['#', '[']) && !line.is_empty()).collect();
         assert_eq!(
             active,
-            ["listen = \"[::]:5000\"", "listen = \"[::]:9710\"", "mode = \"forward\"", "server = \"a:1\""]
+            [
+                "state_dir = \"/state\"",
+                "listen = \"[::]:5000\"",
+                "auth = \"required\"",
+                "server = \"gate.example:5000\"",
+                "listen = \"[::]:9710\"",
+                "mode = \"forward\"",
+                "server = \"a:1\""
+            ]
         );
         assert!(text.contains("\n# latency_ms = 1000\n"));
     }

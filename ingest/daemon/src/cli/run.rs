@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::{AuthMode, Config, OutputMode};
+use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
 use crate::control::{self, ServiceState, health};
 use crate::exit::Failure;
-use crate::policy::Policy;
 use crate::service::Service;
-use crate::shard::notice::Notices;
+use crate::shard::notice::{Notice, Notices};
 
-/// How often the supervisor looks at notices, signals and heartbeats.
+/// How often the supervisor looks at notices, signals, heartbeats and the keyring: a revoked key ends within it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it looks at slower things: the ticket epoch, the watchdog.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -31,8 +31,9 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     }
     let signals = Signals::install().map_err(|e| Failure::runtime(format!("cannot handle signals: {e}")))?;
     let notify = Notify::from_env();
-    let service =
-        Service::start(config, Policy::compile(config)).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let (mut keyring, policy) =
+        KeyringWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let service = Service::start(config, policy).map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let state = Arc::new(ServiceState::default());
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
@@ -59,7 +60,8 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let mut failed = false;
     while !signals.stop_requested() {
         std::thread::sleep(LOOK_EVERY);
-        log(service.notices());
+        log(service.notices(), &keyring);
+        keyring.look(&service);
         if Instant::now() >= tick_at {
             tick_at = Instant::now() + TICK_EVERY;
             service.tick();
@@ -79,14 +81,17 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     tracing::info!("stopping");
     let notices = service.notices().clone();
     let stopped = service.stop();
-    log(&notices);
+    log(&notices, &keyring);
     control.stop();
     stopped.map_err(|e| Failure::runtime(format!("{e:#}")))?;
     if failed { Err(Failure::runtime("a shard ended by itself")) } else { Ok(()) }
 }
 
-fn log(notices: &Notices) {
+fn log(notices: &Notices, keyring: &KeyringWatch) {
     while let Some(notice) = notices.pop() {
+        if let Notice::TokenSpent { token } = notice {
+            keyring.spend(token);
+        }
         if notice.is_warning() {
             tracing::warn!("{notice}");
         } else {

@@ -125,6 +125,13 @@ fn effective_values_read_back_as_themselves() {
 }
 
 #[test]
+fn the_profile_for_phones_is_valid() {
+    let loaded = from_text(include_str!("../../../../configs/phones.toml")).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert_eq!(loaded.config.srtla.auth, AuthMode::Mixed);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_place_and_suggestion() {
     for (text, expected) in [
         ("[srtla]\nlisen = 1", "b.toml:2:1: srtla.lisen: unknown key (did you mean listen?)"),

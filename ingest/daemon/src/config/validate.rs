@@ -230,7 +230,10 @@ pub fn host_port(text: &str) -> Result<(), String> {
 }
 
 /// Asks the parser of stream IDs itself, so that a name that is configured can also be asked for.
-fn stream_name(name: &str) -> Result<(), String> {
+///
+/// # Errors
+/// A sentence for people.
+pub fn stream_name(name: &str) -> Result<(), String> {
     let escaped = name.escape_debug();
     match stream_id::parse(format!("publish/{name}").as_bytes()) {
         _ if name.is_empty() => Err("a stream name is empty".to_owned()),

@@ -3,8 +3,11 @@
 
 pub mod catalogue;
 pub mod health;
+pub mod keyring_file;
+pub mod keyring_watch;
 pub mod metrics;
 pub mod notify;
+pub mod secret_file;
 pub mod signals;
 
 use std::fmt::Write as _;
