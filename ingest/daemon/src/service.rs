@@ -2,11 +2,8 @@
 //! Used by `run` and by `demo`. Promises: everything that can fail at start fails here with a message that says what
 //! to do; when `start` returns, every port is bound and every shard turns.
 
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -22,6 +19,7 @@ use bondgate_srt::EndpointConfig;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::{BackendChoice, Config, OutputMode};
+use crate::control::secret_file;
 use crate::policy::{Policy, PolicySlot, wall_ms};
 use crate::shard::forward::Forward;
 use crate::shard::handoff::Handoff;
@@ -84,7 +82,8 @@ impl Service {
     /// Ports in use, an unresolvable server, a backend that does not work here, an unreadable ticket key.
     pub fn start(config: &Config, policy: Policy) -> anyhow::Result<Self> {
         let ticket_secret = match &config.runtime.state_dir {
-            Some(dir) => ticket_secret(dir)?,
+            // A restarted receiver knows its own group IDs by it.
+            Some(dir) => secret_file::read_or_make_key(&dir.join("ticket.key"))?,
             None => random::<32>()?,
         };
         let cookie_secret = random::<32>()?;
@@ -381,74 +380,4 @@ fn resolve(server: &str) -> anyhow::Result<SocketAddr> {
         .to_socket_addrs()
         .with_context(|| format!("forward.server = {server:?} cannot be resolved; write HOST:PORT"))?;
     found.next().with_context(|| format!("forward.server = {server:?} has no address"))
-}
-
-/// Reads the ticket key, or makes it at the first start. A restarted receiver knows its own group IDs by it.
-fn ticket_secret(dir: &Path) -> anyhow::Result<[u8; 32]> {
-    let path = dir.join("ticket.key");
-    match fs::File::open(&path) {
-        Ok(mut file) => {
-            let mode = file.metadata()?.permissions().mode();
-            if mode & 0o077 != 0 {
-                bail!("{} is readable by others (mode {:o}); chmod 600 it", path.display(), mode & 0o777);
-            }
-            let mut secret = [0; 32];
-            let mut rest = [0; 1];
-            file.read_exact(&mut secret).with_context(|| {
-                format!("{} is not 32 bytes; move it away to get a new one", path.display())
-            })?;
-            if file.read(&mut rest)? != 0 {
-                bail!("{} is not 32 bytes; move it away to get a new one", path.display());
-            }
-            Ok(secret)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(dir)
-                .with_context(|| format!("runtime.state_dir = \"{}\" cannot be made", dir.display()))?;
-            let secret = random::<32>()?;
-            let temporary = dir.join(format!(".ticket.key.{}", std::process::id()));
-            let write = || -> io::Result<()> {
-                let mut file =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-                file.write_all(&secret)?;
-                file.sync_all()?;
-                fs::rename(&temporary, &path)?;
-                fs::File::open(dir)?.sync_all()
-            };
-            write().with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(secret)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ticket_key_is_made_once_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        let first = ticket_secret(&state).unwrap();
-        assert_eq!(ticket_secret(&state).unwrap(), first);
-        let mode = fs::metadata(state.join("ticket.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_damaged_or_readable_key_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ticket.key");
-        for wrong in [&[1_u8; 31][..], &[1; 33]] {
-            fs::write(&path, wrong).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            let error = ticket_secret(dir.path()).unwrap_err();
-            assert!(format!("{error:#}").contains("not 32 bytes"), "{error:#}");
-        }
-        fs::write(&path, [1; 32]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let error = ticket_secret(dir.path()).unwrap_err();
-        assert!(format!("{error:#}").contains("chmod 600"), "{error:#}");
-    }
 }
