@@ -8,7 +8,7 @@
 use crate::crypto::Crypto;
 use crate::event::CloseReason;
 use crate::packet::control::emit_header;
-use crate::packet::{Control, ControlType, ControlView, DATAGRAM_MAX, DataView, HEADER_LEN};
+use crate::packet::{Control, ControlType, ControlView, DATAGRAM_MAX, DataView, HEADER_LEN, PAYLOAD_MAX};
 use crate::pool::Pool;
 use crate::receive::buffer::Received;
 use crate::receive::{Receiver, ReceiverSetup};
@@ -74,6 +74,8 @@ pub(crate) struct Connection<P> {
     /// Says nothing any more: the peer has given its socket ID to a new session.
     muted: bool,
     ackacks: VecDeque<u32>,
+    /// Set aside in the payload pool since the peer's first payload.
+    reserved_chunks: usize,
     answer_due: bool,
     shutdown_due: bool,
     keepalive_due: bool,
@@ -100,6 +102,7 @@ impl<P: Copy> Connection<P> {
             late_until: now,
             muted: false,
             ackacks: VecDeque::with_capacity(ACKACKS),
+            reserved_chunks: 0,
             answer_due: !setup.answer.is_empty(),
             shutdown_due: false,
             keepalive_due: false,
@@ -128,6 +131,11 @@ impl<P: Copy> Connection<P> {
         !matches!(self.state, State::Lingering(_))
     }
 
+    /// Chunks to release in the payload pool when it is thrown away.
+    pub(crate) fn reserved_chunks(&self) -> usize {
+        self.reserved_chunks
+    }
+
     /// Can be thrown away.
     pub(crate) fn is_over(&self, now: Micros) -> bool {
         self.closed.is_none() && matches!(self.state, State::Lingering(until) if until <= now)
@@ -149,6 +157,13 @@ impl<P: Copy> Connection<P> {
     pub(crate) fn on_data(&mut self, now: Micros, path: u8, packet: &DataView<'_>, pool: &mut Pool) {
         self.heard_at = now;
         self.confirmed_at.get_or_insert(now);
+        if self.reserved_chunks == 0 {
+            // Not with the handshake: whoever only plays, or never comes back, needs none. A payload is pinned by our
+            // receive buffer first, then by the send buffers of those it is sent on to.
+            let packets = self.setup.receiver.window + self.setup.send_buffer;
+            self.reserved_chunks = pool.chunks_for(packets, PAYLOAD_MAX);
+            pool.reserve(self.reserved_chunks);
+        }
         match self.state {
             State::Open | State::Finishing(_) => {
                 self.receiver.on_data(now, path, packet, &self.crypto, pool);

@@ -1,6 +1,8 @@
 //! Payload pool: refcounted payloads cut from large chunks that are used again once all their payloads are gone.
 //!
-//! At steady state [`Pool::copy`] allocates nothing. When every chunk is pinned by payloads still in use and the
+//! Chunks are set aside with [`Pool::reserve`] when a stream begins, as many as its buffers can ever pin, and touched
+//! only when needed; [`Pool::copy`] then allocates nothing. Only where streams of very different latency share chunks
+//! can a few pin more than was set aside; then the pool grows once, within its limit. When every chunk is pinned and the
 //! limit is reached, it refuses and counts: the memory of all connections together is bounded by the pool.
 
 use bytes::{Bytes, BytesMut};
@@ -14,21 +16,46 @@ const TRIES: usize = 8;
 pub(crate) struct Pool {
     current: BytesMut,
     resting: VecDeque<BytesMut>,
+    /// Set aside, not used yet.
+    spare: Vec<BytesMut>,
+    /// Chunks that the streams of now may need.
+    reserved: usize,
     chunk_bytes: usize,
     chunks_max: usize,
     overflowed: u64,
 }
 
 impl Pool {
-    /// A pool of at most `chunks_max` chunks of `chunk_bytes` each. Chunks are made when first needed.
+    /// A pool of at most `chunks_max` chunks of `chunk_bytes` each.
     pub(crate) fn new(chunk_bytes: usize, chunks_max: usize) -> Self {
         Self {
-            current: BytesMut::with_capacity(chunk_bytes),
+            current: chunk(chunk_bytes),
             resting: VecDeque::with_capacity(chunks_max),
+            spare: Vec::with_capacity(chunks_max),
+            reserved: 0,
             chunk_bytes,
             chunks_max: chunks_max.max(1),
             overflowed: 0,
         }
+    }
+
+    /// Chunks that `packets` payloads of `payload_max` bytes, one after the other, can pin.
+    pub(crate) fn chunks_for(&self, packets: usize, payload_max: usize) -> usize {
+        // One chunk is pinned by its last payload only, another is being filled.
+        packets.div_ceil((self.chunk_bytes / payload_max.max(1)).max(1)) + 2
+    }
+
+    /// A stream begins: sets chunks aside, as far as the limit allows. Undone by [`Pool::release`].
+    pub(crate) fn reserve(&mut self, chunks: usize) {
+        self.reserved += chunks;
+        while self.chunks() < self.reserved.min(self.chunks_max) {
+            self.spare.push(chunk(self.chunk_bytes));
+        }
+    }
+
+    /// A stream has ended. Its chunks are kept for the next one.
+    pub(crate) fn release(&mut self, chunks: usize) {
+        self.reserved = self.reserved.saturating_sub(chunks);
     }
 
     /// A payload with the contents of `bytes`; `None` when the pool is exhausted.
@@ -56,24 +83,31 @@ impl Pool {
         if self.current.try_reclaim(self.chunk_bytes) {
             return true;
         }
-        if self.resting.len() + 1 >= self.chunks_max {
-            return false;
-        }
-        let chunk = BytesMut::with_capacity(self.chunk_bytes);
-        self.resting.push_back(std::mem::replace(&mut self.current, chunk));
+        let next = match self.spare.pop() {
+            Some(spare) => spare,
+            None if self.chunks() < self.chunks_max => chunk(self.chunk_bytes),
+            None => return false,
+        };
+        self.resting.push_back(std::mem::replace(&mut self.current, next));
         true
     }
 
     /// Chunks made so far.
-    #[cfg(test)]
-    pub(crate) fn chunks(&self) -> usize {
-        self.resting.len() + 1
+    fn chunks(&self) -> usize {
+        self.resting.len() + self.spare.len() + 1
     }
 
     /// Payloads refused because the pool was exhausted.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed
     }
+}
+
+/// An empty chunk. Its first split would allocate the count of its payloads; that is done here.
+fn chunk(bytes: usize) -> BytesMut {
+    let mut chunk = BytesMut::with_capacity(bytes);
+    drop(chunk.split());
+    chunk
 }
 
 #[cfg(test)]
@@ -96,6 +130,27 @@ mod tests {
         // 200 payloads of 1316 bytes pin 5 chunks of 49 payloads; some slack for the search order.
         assert!(pool.chunks() <= 8, "{}", pool.chunks());
         assert_eq!(pool.overflowed(), 0);
+    }
+
+    #[test]
+    fn what_was_reserved_is_there_and_is_kept() {
+        let mut pool = Pool::new(64 << 10, 16);
+        let chunks = pool.chunks_for(200, 1456);
+        assert_eq!(chunks, 5 + 2);
+        pool.reserve(chunks);
+        assert_eq!(pool.chunks(), chunks);
+        for _ in 0..10 {
+            let held: Vec<_> = (0..200).filter_map(|_| pool.copy(&[9; 1456])).collect();
+            assert_eq!((held.len(), pool.chunks()), (200, chunks));
+        }
+        // The next stream in its place needs nothing new, a second one does, and the limit holds.
+        pool.release(chunks);
+        pool.reserve(chunks);
+        assert_eq!(pool.chunks(), chunks);
+        pool.reserve(chunks);
+        assert_eq!(pool.chunks(), 2 * chunks);
+        pool.reserve(chunks);
+        assert_eq!(pool.chunks(), 16);
     }
 
     #[test]

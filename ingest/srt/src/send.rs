@@ -3,7 +3,7 @@
 //! Promises: new data leave as soon as the peer's window allows; a packet is retransmitted at most once per round
 //! trip, however many copies of a NAK arrive; retransmissions are paced at 1.25 times the input rate; what is
 //! older than the drop threshold leaves the buffer and is announced by DROPREQ; an ACK for what was never sent
-//! changes nothing.
+//! changes nothing. Its tables are made with the connection and never grow.
 
 use crate::crypto::Crypto;
 use crate::packet::{Ack, DataRepr, HEADER_LEN, LossList, Position};
@@ -70,10 +70,10 @@ impl Sender {
     pub(crate) fn new(now: Micros, isn: Seq, window: usize, entries_max: usize, latency: Micros) -> Self {
         Self {
             base: isn,
-            entries: VecDeque::new(),
+            entries: VecDeque::with_capacity(entries_max),
             sent: 0,
             next_msg: MsgNo::FIRST,
-            queue: VecDeque::new(),
+            queue: VecDeque::with_capacity(entries_max),
             entries_max,
             peer_window: window,
             drop_age: latency.max(DROP_AGE_MIN) + DROP_AGE_EXTRA,
@@ -167,6 +167,11 @@ impl Sender {
             return;
         }
         entry.wanted = true;
+        if self.queue.len() >= self.entries_max {
+            // Every entry is in there once at most; what fills it are numbers acknowledged meanwhile.
+            let base = self.base;
+            self.queue.retain(|seq| seq.distance(base) >= 0);
+        }
         self.queue.push_back(self.base.add(offset as u32));
     }
 
@@ -372,6 +377,25 @@ mod tests {
         nak(&mut sender, 92 * MS, &[3]);
         assert_eq!(drain(&mut sender, 92 * MS), [(3, true, 6)]);
         assert_eq!(sender.stats.naks_deduplicated, 9);
+    }
+
+    #[test]
+    fn the_retransmission_queue_never_outgrows_the_buffer() {
+        let mut sender = sender(100);
+        let capacity = sender.queue.capacity();
+        sender.tokens = -1_000_000; // pacing holds every retransmission back, meanwhile all of them are acknowledged
+        for round in 0..3 {
+            let first = Seq::new(ISN).add(round * 100);
+            let seqs: Vec<u32> = (0..100).map(|i| first.add(i).get()).collect();
+            nak(&mut sender, MS, &seqs);
+            assert!(sender.queue.iter().rev().take(100).map(|seq| seq.get()).eq(seqs.into_iter().rev()));
+            sender.on_ack(MS, &ack(first.add(100).get(), 8192));
+            for _ in 0..100 {
+                assert!(sender.push(MS, Bytes::from_static(&[7; 100])));
+            }
+            assert_eq!(drain(&mut sender, MS).len(), 100);
+        }
+        assert_eq!((sender.queue.len(), sender.queue.capacity()), (100, capacity));
     }
 
     #[test]

@@ -106,7 +106,8 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             listener: Listener::new(incoming_max, keys.table()),
             half_open: HalfOpen::new(connections_max),
             replies: VecDeque::with_capacity(REPLIES_MAX),
-            events: VecDeque::with_capacity(config.events_max),
+            // Payloads keep to the limit; besides, each caller may begin and each connection may begin and end.
+            events: VecDeque::with_capacity(config.events_max + 2 * connections_max + incoming_max),
             counters: EndpointCounters::default(),
             keys,
             config,
@@ -440,7 +441,10 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
         match std::mem::replace(slot, Slot::Free) {
             Slot::Free => return,
             Slot::Calling(_) => {}
-            Slot::Live(conn) => self.forget_caller(index, &conn),
+            Slot::Live(conn) => {
+                self.pool.release(conn.reserved_chunks());
+                self.forget_caller(index, &conn);
+            }
         }
         self.set_deadline(index, NEVER);
         self.free.push(index as u32);

@@ -1,8 +1,8 @@
 //! The receive buffer: one slot per sequence number from the next to deliver to the highest seen.
 //!
 //! It knows what is there, what is missing and what was given up; it knows nothing of time except the stamps it
-//! is handed. Promises: never more slots than the flow window; payloads leave in order, once each; insertion and
-//! removal cost O(1) amortised.
+//! is handed. Promises: never more slots than the flow window, all made at creation; payloads leave in order, once
+//! each; insertion and removal cost O(1) amortised.
 
 use crate::seq::Seq;
 use crate::time::Micros;
@@ -77,7 +77,9 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn new(isn: Seq, window: usize) -> Self {
-        Self { base: isn, slots: VecDeque::new(), window: window.max(1), received: 0, lead: 0, ack_next: isn }
+        let window = window.max(1);
+        let slots = VecDeque::with_capacity(window);
+        Self { base: isn, slots, window, received: 0, lead: 0, ack_next: isn }
     }
 
     /// First number not received: all before it was received or given up.

@@ -3,7 +3,7 @@
 //! One entry per missing number, in order. Filling a gap does not touch this list: an entry whose slot is no
 //! longer missing is dropped at the next scan, so reordering costs nothing per packet. Promise: an entry is
 //! reported at its due time and then once per `again`, never all of them at every tick; never more entries than
-//! the flow window.
+//! the flow window, all made at creation.
 
 use super::buffer::Buffer;
 use crate::packet::LossListWriter;
@@ -29,7 +29,7 @@ pub(crate) struct Losses {
 
 impl Losses {
     pub(crate) fn new(entries_max: usize) -> Self {
-        Self { list: VecDeque::new(), next_at: NEVER, entries_max }
+        Self { list: VecDeque::with_capacity(entries_max), next_at: NEVER, entries_max }
     }
 
     /// When to call [`Losses::report`].
