@@ -43,8 +43,8 @@ pub fn synthetic_ts(packets: usize, seed: u64) -> Vec<u8> {
 
 /// A publisher: srt-live-transmit fed through a pipe at a constant rate, which stays connected for a while after the last
 /// byte, so that nothing is lost by closing. Every message put in is put on the wire: the tool reads up to 4096 bytes into
-/// a buffer of its own, sends one message, and looks at its buffer again only when the pipe has more; so it is given the
-/// next message only when it has taken the one before.
+/// a buffer of its own, sends one message, and looks at its buffer again only when the pipe has more; so the last message
+/// is put into an empty pipe, where it is read alone when the tool's buffer is empty.
 #[derive(Debug)]
 pub struct Feed {
     process: Process,
@@ -84,10 +84,13 @@ impl Feed {
         let writer = std::thread::spawn(move || {
             let start = Instant::now();
             let mut sent_bits = 0;
-            for message in stream.chunks(MESSAGE_LEN) {
+            let last = stream.len().saturating_sub(1) / MESSAGE_LEN;
+            for (index, message) in stream.chunks(MESSAGE_LEN).enumerate() {
                 let due = start + Duration::from_nanos(sent_bits * 1_000_000_000 / rate_bps);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                wait_empty(&pipe)?;
+                if index == last {
+                    wait_empty(&pipe)?;
+                }
                 pipe.write_all(message).context("the publisher went away")?;
                 pipe.flush()?;
                 sent_bits += message.len() as u64 * 8;
@@ -199,6 +202,24 @@ impl Recorder {
 
     fn len(&self) -> Result<u64> {
         Ok(std::fs::metadata(&self.file)?.len())
+    }
+
+    /// Watches the recording grow for `time`. Returns the longest time in which it did not, to about 10 ms.
+    ///
+    /// # Errors
+    /// When the recording cannot be looked at.
+    pub fn longest_gap(&self, time: Duration) -> Result<Duration> {
+        let deadline = Instant::now() + time;
+        let (mut longest, mut last) = (Duration::ZERO, (self.len()?, Instant::now()));
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            longest = longest.max(last.1.elapsed());
+            let len = self.len()?;
+            if len != last.0 {
+                last = (len, Instant::now());
+            }
+        }
+        Ok(longest)
     }
 
     /// The file it records into.

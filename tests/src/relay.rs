@@ -135,6 +135,16 @@ impl Relay {
         lock(&self.shared.state).clients.clear();
     }
 
+    /// The addresses at which the receiver sees the clients now, by client IP.
+    pub fn bindings(&self) -> Vec<(IpAddr, SocketAddr)> {
+        let state = lock(&self.shared.state);
+        state
+            .clients
+            .iter()
+            .filter_map(|(client, back)| Some((client.ip(), back.local_addr().ok()?)))
+            .collect()
+    }
+
     /// The SRT session that passed.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     suite.test("relay::ffmpeg_that_hangs_up", &[FFMPEG, SRT], streams::ffmpeg_that_hangs_up);
     suite.test("relay::plain_srt_publisher", &[SRT], streams::plain_srt_publisher);
     suite.test("relay::one_link_dies_and_returns", &[SRT], streams::one_link_dies_and_returns);
+    suite.test("relay::all_links_rebind_at_once", &[SRT], streams::all_links_rebind_at_once);
     suite.test("forward::bonded_to_libsrt_listener", &[SRT], streams::forward_to_libsrt_listener);
 
     suite.test("bad_input::truncated_config", &[], bad_input::truncated_config);

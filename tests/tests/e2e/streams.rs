@@ -189,3 +189,46 @@ pub fn one_link_dies_and_returns(scene: &Scene) -> Result<()> {
     bondgate::expect_accounted(settings.admin)?;
     Ok(())
 }
+
+/// The carrier resets its NAT, and again some seconds later: every link has a new address in the same instant, and nothing
+/// reaches the old ones. `bondgate send` gets no word of it. The SRT session goes on and nothing is lost.
+pub fn all_links_rebind_at_once(scene: &Scene) -> Result<()> {
+    const GAP_MAX: Duration = Duration::from_secs(2);
+    let settings = Settings::loopback()?;
+    let run = settings.start(scene)?;
+    let road = LinkConfig {
+        jitter: Duration::from_millis(10),
+        reorder: true,
+        ..LinkConfig::wire(Duration::from_millis(20))
+    };
+    let nat = Relay::start(settings.srtla, road, 13)?;
+    let listen = local_port()?;
+    let mut send = bondgate::send(scene, listen, nat.addr(), &LINKS)?;
+    let sent = synthetic(12.0, 6);
+    let publish = media::uri(listen, "streamid=cam1&latency=300");
+    let feed = Feed::start(scene, &publish, sent.clone(), RATE_BPS, HOLD)?;
+    let play = media::uri(settings.srt, "streamid=play/cam1&latency=300");
+    let viewer = Recorder::start_when_live(scene, "viewer", &play)?;
+
+    for _ in 0..2 {
+        let before = nat.bindings();
+        nat.rebind_all();
+        let gap = viewer.longest_gap(Duration::from_secs(4))?;
+        let after = nat.bindings();
+        for link in LINKS {
+            let ip: IpAddr = link.parse()?;
+            ensure!(before.iter().any(|(client, _)| *client == ip), "{link} carried nothing before");
+            ensure!(after.iter().any(|(client, _)| *client == ip), "{link} has not come back");
+        }
+        let is_old = |(_, binding): &(IpAddr, SocketAddr)| before.iter().any(|(_, old)| old == binding);
+        ensure!(!after.iter().any(is_old), "an old address lives on: {before:?} {after:?}");
+        ensure!(gap < GAP_MAX, "the viewer saw nothing for {gap:?}");
+    }
+    feed.finish()?;
+    let recorded = viewer.finish()?;
+    ledger::complete(&sent, &recorded, sent.len() / 3)?;
+    let publishers = run.log().lines().iter().filter(|line| line.contains("publisher up")).count();
+    ensure!(publishers == 1, "the receiver saw {publishers} SRT sessions");
+    bondgate::expect_accounted(settings.admin)?;
+    send.expect_running()
+}
