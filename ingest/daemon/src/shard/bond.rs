@@ -7,13 +7,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bondgate_io::socket::{BindOptions, bind_udp, interfaces};
 use bondgate_io::{Backend, Role, SocketId};
 use bondgate_proto::sender::{
-    LinkIndex, LinkLabel, LinkState, LinkStats, Sender, SenderAction, SenderActions, SenderNotice,
-    SenderVerdict,
+    LinkIndex, LinkLabel, LinkState, LinkStats, Refusal, Registration, Sender, SenderAction, SenderActions,
+    SenderCounters, SenderNotice, SenderVerdict, WallClock,
 };
 
 /// How often interfaces are looked at.
@@ -73,6 +73,8 @@ pub enum BondNotice {
         notice: SenderNotice,
         /// On which link.
         link: String,
+        /// How the sender registers now.
+        registration: Registration,
     },
 }
 
@@ -90,6 +92,10 @@ pub struct LinkStatus {
 pub struct BondStatus {
     /// True when at least one link is registered.
     pub up: bool,
+    /// How the sender registers.
+    pub registration: Registration,
+    /// What happened to all datagrams so far, and how often a key was not used.
+    pub counters: SenderCounters,
     /// All links.
     pub links: Vec<LinkStatus>,
     /// Datagrams from the encoder since start.
@@ -99,6 +105,7 @@ pub struct BondStatus {
 #[derive(Debug)]
 struct Link {
     name: String,
+    label: LinkLabel,
     local: IpAddr,
     device: Option<String>,
     index: LinkIndex,
@@ -113,7 +120,9 @@ pub struct Bond<B> {
     receiver: SocketAddr,
     specs: Vec<LinkSpec>,
     links: Vec<Link>,
-    next_label: u32,
+    /// Interfaces and addresses that were ever a link; the place is the label. A modem that comes back has its old one, so
+    /// that at a receiver of keys it takes the place of what it left.
+    labels: Vec<String>,
     failed: Vec<String>,
     /// Links whose fresh socket is asked for.
     rebinds: Vec<LinkIndex>,
@@ -148,7 +157,7 @@ impl<B: Backend> Bond<B> {
             receiver,
             specs,
             links: Vec::new(),
-            next_label: 0,
+            labels: Vec::new(),
             failed: Vec::new(),
             rebinds: Vec::new(),
             local,
@@ -166,7 +175,8 @@ impl<B: Backend> Bond<B> {
         self.links.len()
     }
 
-    /// Turns until `stop` is set. `status` is called each second.
+    /// Turns until `stop` is set, or until the receiver has refused for good and no link is up (see
+    /// [`Self::stopped_by`]). `status` is called each second.
     ///
     /// # Errors
     /// Only when the backend can no longer work.
@@ -178,6 +188,10 @@ impl<B: Backend> Bond<B> {
             if now >= look_at {
                 look_at = now + INTERFACES_EVERY;
                 self.sync_links(now);
+                self.sender.set_clock(wall_clock(now));
+            }
+            if self.sender.stopped_by().is_some() && !self.sender.is_up() {
+                return Ok(());
             }
             if now >= status_at {
                 status_at = now + STATUS_EVERY;
@@ -217,6 +231,11 @@ impl<B: Backend> Bond<B> {
         Ok(())
     }
 
+    /// The refusal because of which no more links will come up.
+    pub fn stopped_by(&self) -> Option<Refusal> {
+        self.sender.stopped_by()
+    }
+
     /// The state of all links.
     pub fn status(&self) -> BondStatus {
         let links = self
@@ -227,7 +246,13 @@ impl<B: Backend> Bond<B> {
                 Some(LinkStatus { name: link.name.clone(), stats })
             })
             .collect();
-        BondStatus { up: self.sender.is_up(), links, local_datagrams: self.local_datagrams }
+        BondStatus {
+            up: self.sender.is_up(),
+            registration: self.sender.registration(),
+            counters: *self.sender.counters(),
+            links,
+            local_datagrams: self.local_datagrams,
+        }
     }
 
     fn datagram(&mut self, now: Instant, index: usize) {
@@ -263,6 +288,7 @@ impl<B: Backend> Bond<B> {
         if self.actions.is_empty() {
             return;
         }
+        let registration = self.sender.registration();
         let Self { actions, backend, links, receiver, notice: tell, rebinds, .. } = self;
         let link_of = |index| links.iter().find(|l: &&Link| l.index == index);
         actions.drain(|action| match action {
@@ -274,7 +300,7 @@ impl<B: Backend> Bond<B> {
             SenderAction::Rebind { link } => rebinds.push(link),
             SenderAction::Notice(notice) => {
                 let link = link_of(notice_link(notice)).map(|l| l.name.clone()).unwrap_or_default();
-                tell(BondNotice::Srtla { notice, link });
+                tell(BondNotice::Srtla { notice, link, registration });
             }
         });
         while let Some(index) = self.rebinds.pop() {
@@ -330,8 +356,8 @@ impl<B: Backend> Bond<B> {
             };
             match self.open_socket(local, device.clone()) {
                 Ok(socket) => {
-                    let label = LinkLabel(self.next_label);
-                    self.next_label += 1;
+                    let label =
+                        self.label(device.as_deref().map_or_else(|| local.to_string(), str::to_owned));
                     let Some(index) = self.sender.add_link(now, label, &mut self.actions) else {
                         self.backend.remove(socket);
                         self.failed_once(name, "too many links");
@@ -339,12 +365,23 @@ impl<B: Backend> Bond<B> {
                     };
                     self.failed.retain(|failed| *failed != name);
                     (self.notice)(BondNotice::LinkAdded { name: name.clone() });
-                    self.links.push(Link { name, local, device, index, socket });
+                    self.links.push(Link { name, label, local, device, index, socket });
                 }
                 Err(error) => self.failed_once(name, &error.to_string()),
             }
         }
         self.apply_actions(now);
+    }
+
+    /// The label of the interface or address: the first one it ever had that no link has now, or a new one.
+    fn label(&mut self, key: String) -> LinkLabel {
+        let is_free = |at: usize| !self.links.iter().any(|link| link.label.0 as usize == at);
+        let known = self.labels.iter().enumerate().find(|(at, label)| **label == key && is_free(*at));
+        let at = known.map_or(self.labels.len(), |(at, _)| at);
+        if at == self.labels.len() {
+            self.labels.push(key);
+        }
+        LinkLabel(at as u32)
     }
 
     /// Says once that a link cannot be opened; it is tried again each second.
@@ -389,6 +426,12 @@ impl<B: Backend> Bond<B> {
     }
 }
 
+/// The time of day.
+pub fn wall_clock(now: Instant) -> WallClock {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    WallClock { at: now, wall_ms: since_1970.map_or(0, |since| since.as_millis() as u64) }
+}
+
 /// The link an event is about.
 fn notice_link(notice: SenderNotice) -> LinkIndex {
     match notice {
@@ -400,6 +443,16 @@ fn notice_link(notice: SenderNotice) -> LinkIndex {
         | SenderNotice::LinkUp { link }
         | SenderNotice::LinkSuspect { link }
         | SenderNotice::LinkLost { link } => link,
+    }
+}
+
+/// The way of registration as people read it.
+pub fn registration_name(registration: Registration) -> &'static str {
+    match registration {
+        Registration::Stock => "stock",
+        Registration::Undecided => "undecided",
+        Registration::Sa1 => "sa1",
+        Registration::Downgraded => "downgraded",
     }
 }
 

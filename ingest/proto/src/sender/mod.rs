@@ -39,6 +39,7 @@ mod uplink;
 use std::time::{Duration, Instant};
 
 pub use actions::{SenderAction, SenderActions, SenderNotice};
+pub use bondgate_auth::sa1::wire::{Refusal, RefusalCode};
 pub use sa1::{DEFAULT_OFFER, Registration, Sa1Config, Sa1Mode, WallClock};
 pub use stats::{LinkStats, SenderCounters, SenderDropReason};
 
