@@ -41,6 +41,8 @@
 //!
 //! UDP may lose; a backend never loses silently. Each way of losing one has a counter in [`IoCounters`].
 
+#![deny(clippy::disallowed_types)]
+
 pub mod group;
 pub mod limits;
 pub mod mem;

@@ -5,6 +5,7 @@
 //! Nothing a peer sends can panic, grow a table or allocate at steady state.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types)]
 
 mod addr;
 mod keys;

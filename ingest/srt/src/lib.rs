@@ -24,6 +24,7 @@
 //! * Payloads come in order, once, each at its playback time (timestamp + negotiated latency, drift corrected).
 //! * Reordering between links of a bonded group is not reported as loss while a packet may still be under way.
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_types)]
 
 mod config;
 mod connection;

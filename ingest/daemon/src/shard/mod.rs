@@ -4,6 +4,8 @@
 //! once, a verdict per datagram, hand-off, timeouts, transmits, flush; a few times a second it publishes its figures.
 //! Per packet it takes no lock, allocates nothing and logs nothing.
 
+#![deny(clippy::disallowed_types)]
+
 pub mod bond;
 pub mod forward;
 pub mod handoff;

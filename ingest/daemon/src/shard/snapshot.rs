@@ -3,6 +3,8 @@
 //! Promise: the shard never waits for a reader. It fills the slot with `try_lock` and skips the beat when somebody
 //! is reading; vectors keep their capacity from beat to beat.
 
+#![expect(clippy::disallowed_types, reason = "only ever tried, and only in the beat")]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
