@@ -18,6 +18,7 @@ enum State {
     Waiting { until: Instant },
     Connecting,
     Connected(ConnId),
+    Done,
 }
 
 /// Source and SRT caller.
@@ -80,6 +81,15 @@ impl Encoder {
         self.is_feeding = false;
     }
 
+    /// Says SHUTDOWN at once, whatever is on its way, and never calls again.
+    pub fn hang_up(&mut self, now: Instant) {
+        if let State::Connected(conn) = self.state {
+            self.endpoint.close(now, conn);
+        }
+        self.is_feeding = false;
+        self.state = State::Done;
+    }
+
     /// Whether the SRT session is up.
     pub fn is_connected(&self) -> bool {
         matches!(self.state, State::Connected(_))
@@ -113,7 +123,9 @@ impl Encoder {
                         self.ends.push(format!("{reason:?}"));
                         ledger.session_ended(now);
                     }
-                    self.state = State::Waiting { until: now + self.retry };
+                    if !matches!(self.state, State::Done) {
+                        self.state = State::Waiting { until: now + self.retry };
+                    }
                 }
                 _ => {}
             }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bondgate_auth::ticket::TicketKey;
-use bondgate_proto::receiver::{Action, Actions, Admission, Clock, DropReason, Receiver, Secrets, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Admission, Clock, Command, DropReason, Receiver, Secrets, Verdict,
+};
 use bondgate_proto::{GroupKey, LinkAddr};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, Event};
 use bytes::Bytes;
@@ -64,7 +66,7 @@ pub struct Host {
     effects: Vec<Effect>,
     received_by_world: u64,
     /// The newest session of a publisher; older ones end without anybody missing them.
-    publisher: Option<ConnId>,
+    publisher: Option<(SrtPeer, ConnId)>,
 }
 
 fn new_receiver(setup: &Setup, incarnation: u64, now: Instant) -> Receiver {
@@ -109,6 +111,15 @@ impl Host {
         if self.output == Output::Relay {
             self.server = new_server(setup, incarnation, now);
             self.publisher = None;
+        }
+    }
+
+    /// Closes all groups.
+    pub fn close_groups(&mut self, now: Instant) {
+        let groups: Vec<GroupKey> = self.receiver.snapshot(now).map(|group| group.key).collect();
+        for group in groups {
+            self.receiver.handle_command(now, Command::CloseGroup(group), &mut self.actions);
+            self.run_actions(now);
         }
     }
 
@@ -192,6 +203,11 @@ impl Host {
                 }
                 Action::CloseForwarder(group) => {
                     self.forwarders.remove(&group);
+                    // In relay wiring, what the group's publisher has sent is still played.
+                    let gone = self.publisher.filter(|(peer, _)| *peer == SrtPeer::Group(group));
+                    if let Some((_, conn)) = gone {
+                        self.server.drain(now, conn);
+                    }
                 }
                 Action::Steer { .. } | Action::Unsteer { .. } => {}
                 Action::Notice(notice) => self.effects.push(Effect::Notice(format!("{notice:?}"))),
@@ -214,12 +230,12 @@ impl Host {
                     // The engine's own latency is the floor; a full table refuses by itself.
                     let _ = self.server.accept(now, id, AcceptOptions::default());
                 }
-                Event::Connected { conn, .. } => {
-                    self.publisher = Some(conn);
+                Event::Connected { conn, peer, .. } => {
+                    self.publisher = Some((peer, conn));
                     self.effects.push(Effect::SessionBegan);
                 }
                 Event::Data { payload, .. } => self.effects.push(Effect::Delivered(payload)),
-                Event::Closed { conn, reason } if self.publisher == Some(conn) => {
+                Event::Closed { conn, reason } if self.publisher.is_some_and(|(_, c)| c == conn) => {
                     self.publisher = None;
                     self.effects.push(Effect::SessionEnded(format!("{reason:?}")));
                 }

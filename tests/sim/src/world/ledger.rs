@@ -114,11 +114,12 @@ impl Ledger {
         }
     }
 
-    /// A datagram with this payload reached the SRT server.
-    pub fn arrived(&mut self, now: Instant, payload: &[u8]) {
-        if let Some(entry) = self.entry_of(payload) {
-            entry.arrived_at.get_or_insert(now);
-        }
+    /// A datagram with this payload reached the SRT server. True for the first one.
+    pub fn arrived(&mut self, now: Instant, payload: &[u8]) -> bool {
+        let Some(entry) = self.entry_of(payload) else { return false };
+        let is_first = entry.arrived_at.is_none();
+        entry.arrived_at.get_or_insert(now);
+        is_first
     }
 
     /// The encoder's SRT session ended for one of its sides: what is not delivered by then is gone, and so is all that
@@ -163,6 +164,11 @@ impl Ledger {
     /// Payloads the encoder accepted.
     pub fn accepted_count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Payloads that reached the SRT server and not, or not yet, the sink.
+    pub fn arrived_undelivered(&self) -> usize {
+        self.entries.iter().filter(|e| e.arrived_at.is_some() && e.delivered_at.is_none()).count()
     }
 
     /// Payloads the sink got.

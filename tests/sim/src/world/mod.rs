@@ -137,6 +137,8 @@ pub struct World {
     receiver_drops: BTreeMap<String, u64>,
     data_packets: u64,
     retransmissions: u64,
+    is_shut_down: bool,
+    overtaken: u64,
     trace_hash: u64,
     /// Whether every datagram is printed; set by the environment variable `SIM_TRACE`.
     is_verbose: bool,
@@ -181,6 +183,8 @@ impl World {
             receiver_drops: BTreeMap::new(),
             data_packets: 0,
             retransmissions: 0,
+            is_shut_down: false,
+            overtaken: 0,
             trace_hash: 0,
             is_verbose: std::env::var_os("SIM_TRACE").is_some(),
             timer_rounds: 0,
@@ -222,6 +226,8 @@ impl World {
                 encoder.continue_counts_of(&self.encoder);
                 self.encoder = encoder;
             }
+            Fault::CloseGroups => self.host.close_groups(self.now),
+            Fault::HangUp => self.encoder.hang_up(self.now),
             Fault::RestartSender => {
                 self.incarnation += 1;
                 // Its group is new to the receiver, so the session's peer is another one for the SRT server.
@@ -378,6 +384,7 @@ impl World {
             latency_max: latencies.last().copied().unwrap_or_default(),
             data_packets: self.data_packets,
             retransmissions: self.retransmissions,
+            overtaken: self.overtaken,
             link_packets: self.links.iter().map(|link| link.data_packets).collect(),
             sessions: self.encoder.sessions,
             session_ends: self.encoder.ends.clone(),
@@ -513,8 +520,10 @@ impl World {
         match effect {
             Effect::ToSender(to, bytes) => self.send_down(to, &bytes),
             Effect::ReachedServer(bytes) => {
+                self.is_shut_down |= wire::kind(&bytes) == Kind::SrtShutdown;
                 if let Some(payload) = wire::srt_data_payload(&bytes) {
-                    self.ledger.arrived(self.now, payload);
+                    let is_new = self.ledger.arrived(self.now, payload);
+                    self.overtaken += u64::from(is_new && self.is_shut_down);
                 }
             }
             Effect::Dropped(direction, reason, bytes) => {

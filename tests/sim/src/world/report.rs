@@ -36,6 +36,8 @@ pub struct Report {
     pub data_packets: u64,
     /// SRT data packets sent by the encoder again.
     pub retransmissions: u64,
+    /// Payloads that reached the SRT server only after the encoder's SHUTDOWN.
+    pub overtaken: u64,
     /// SRT data packets the bonding sender put on each link.
     pub link_packets: Vec<u64>,
     /// Times the encoder's SRT session came up.

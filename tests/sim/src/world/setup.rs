@@ -144,6 +144,10 @@ pub enum Fault {
     RestartReceiver,
     /// The encoder process restarts: a new SRT session through the same sender.
     RestartEncoder,
+    /// The receiver closes the groups it has, as when it evicts them.
+    CloseGroups,
+    /// The encoder is done and hangs up with its last payload: SHUTDOWN at once, and it does not come back.
+    HangUp,
     /// The bonding sender's process restarts, with new sockets.
     RestartSender,
     /// Loses the next datagrams of a kind. See [`Lose`].
