@@ -9,6 +9,8 @@ use bondgate_auth::sa1::{KeyId, ListenerId, Now, StreamBind};
 use bondgate_auth::table::{DeviceRules, KeyTable};
 use bondgate_auth::ticket::TicketKey;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The policy of one listener.
@@ -123,4 +125,17 @@ pub enum GroupProof<'a> {
         /// Its address is on the list of [`StockAdmission::Listed`].
         listed: bool,
     },
+}
+
+/// The policy in force, behind a count of references that is this shard's own: shards that count the same thing for
+/// every registration would wait for each other.
+#[derive(Debug)]
+pub(super) struct Current(pub(super) Arc<Admission>);
+
+impl Deref for Current {
+    type Target = Admission;
+
+    fn deref(&self) -> &Admission {
+        &self.0
+    }
 }

@@ -1,6 +1,7 @@
 //! The receiver's configuration: sizes, timeouts and budgets, all fixed at creation.
 
 use super::bucket::Rate;
+use super::lanes::LaneRates;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,10 +43,12 @@ pub struct ReceiverConfig {
     pub ngp_rate: Rate,
     /// Budget of keepalive echoes per link.
     pub keepalive_rate: Rate,
-    /// Bytes a link that joined may be sent before it has carried any SRT.
-    pub credit_initial_bytes: u32,
-    /// Most unused bytes a link can save up; it earns one per byte of SRT it carries.
+    /// Most unused bytes an unproven link can save up, up to 1 GiB; it earns one per byte that comes from it.
     pub credit_cap_bytes: u32,
+    /// Budgets of registration.
+    pub lanes: LaneRates,
+    /// SRT handshakes of a group whose stream is not accepted yet. Refills, so that an encoder that tries again is heard.
+    pub handshake_rate: Rate,
     /// Adopt SRT data from an unknown address when its socket ID and sequence number fit exactly one group.
     pub roaming: bool,
     /// A roamed link may attract return traffic after this many plausible packets.
@@ -80,8 +83,9 @@ impl Default for ReceiverConfig {
             move_silence: Duration::from_millis(250),
             ngp_rate: Rate { per_s: 2000, burst: 4000 },
             keepalive_rate: Rate { per_s: 20, burst: 20 },
-            credit_initial_bytes: 16 << 10,
             credit_cap_bytes: 64 << 10,
+            lanes: LaneRates::default(),
+            handshake_rate: Rate { per_s: 2, burst: 64 },
             roaming: true,
             probation_packets: 16,
             seq_window: 8192,
@@ -100,6 +104,7 @@ impl ReceiverConfig {
         self.ack_every = self.ack_every.clamp(1, ACK_EVERY_MAX);
         self.pending_max = self.pending_max.clamp(1, 1 << 20);
         self.foreign_max = self.foreign_max.clamp(1, 1 << 24);
+        self.credit_cap_bytes = self.credit_cap_bytes.min(1 << 30);
         self.shards = self.shards.max(1);
         self.shard = self.shard.min(self.shards - 1);
         self

@@ -3,83 +3,25 @@
 //! Promise, the conservation law: *received = forwarded + fanned out + to link + consumed + handed off + Σ dropped*, where
 //! received counts both directions and every verdict is counted exactly once, where it is made.
 
-use super::Verdict;
+use super::{DropReason, Verdict};
 
-/// Why a datagram was discarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[repr(u8)]
-pub enum DropReason {
-    /// Shorter than an SRT header and not SRTLA.
-    Runt,
-    /// Longer than any implementation sends.
-    Oversize,
-    /// A registration packet of the wrong length.
-    BadLength,
-    /// An SRTLA type nobody may send in this direction, or an unknown one.
-    UnexpectedSrtla,
-    /// Neither a member's address nor anything that could make it one.
-    NotMember,
-    /// The admission policy does not name this address.
-    NotAdmitted,
-    /// No more NGP answers in the budget.
-    NgpBudget,
-    /// More keepalives than the link's budget.
-    KeepaliveBudget,
-    /// A join for another group from an address that is busy in its own.
-    AddressBusy,
-    /// No slot for another group, and none that may be evicted.
-    GroupTableFull,
-    /// No new groups: the receiver is draining.
-    Draining,
-    /// The caller's action list is full.
-    ActionsFull,
-    /// Return traffic for a group that is gone.
-    NoGroup,
-    /// Return traffic while no link is live.
-    NoLiveLink,
-    /// Return traffic while no link has earned the bytes.
-    NoCredit,
+/// How many datagrams were discarded, by [`DropReason`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dropped([u64; DropReason::ALL.len()]);
+
+impl Default for Dropped {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
 }
 
-impl DropReason {
-    /// All reasons, in counter order.
-    pub const ALL: [DropReason; 15] = [
-        Self::Runt,
-        Self::Oversize,
-        Self::BadLength,
-        Self::UnexpectedSrtla,
-        Self::NotMember,
-        Self::NotAdmitted,
-        Self::NgpBudget,
-        Self::KeepaliveBudget,
-        Self::AddressBusy,
-        Self::GroupTableFull,
-        Self::Draining,
-        Self::ActionsFull,
-        Self::NoGroup,
-        Self::NoLiveLink,
-        Self::NoCredit,
-    ];
+impl IntoIterator for Dropped {
+    type Item = u64;
+    type IntoIter = std::array::IntoIter<u64, { DropReason::ALL.len() }>;
 
-    /// The name used in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Runt => "runt",
-            Self::Oversize => "oversize",
-            Self::BadLength => "bad_length",
-            Self::UnexpectedSrtla => "unexpected_srtla",
-            Self::NotMember => "not_member",
-            Self::NotAdmitted => "not_admitted",
-            Self::NgpBudget => "ngp_budget",
-            Self::KeepaliveBudget => "keepalive_budget",
-            Self::AddressBusy => "address_busy",
-            Self::GroupTableFull => "group_table_full",
-            Self::Draining => "draining",
-            Self::ActionsFull => "actions_full",
-            Self::NoGroup => "no_group",
-            Self::NoLiveLink => "no_live_link",
-            Self::NoCredit => "no_credit",
-        }
+    /// The counts in the order of [`DropReason::ALL`].
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -98,8 +40,8 @@ pub struct Counters {
     pub consumed: u64,
     /// Datagrams for another shard.
     pub handed_off: u64,
-    /// Discarded datagrams, indexed by [`DropReason`]; see [`Counters::dropped`].
-    pub dropped: [u64; DropReason::ALL.len()],
+    /// Discarded datagrams; see [`Counters::dropped`].
+    pub dropped: Dropped,
 
     /// REG1 answered with REG2.
     pub reg1_answered: u64,
@@ -133,17 +75,32 @@ pub struct Counters {
     pub links_roamed: u64,
     /// SRT sessions replaced by a restarted encoder.
     pub sessions_replaced: u64,
+
+    /// SA1 challenges sent (M2), new ones included.
+    pub sa1_challenged: u64,
+    /// SA1 challenges sent anew, because a join came without a good cookie.
+    pub sa1_rechallenged: u64,
+    /// SA1 joins confirmed (M4), repeated ones included.
+    pub sa1_confirmed: u64,
+    /// SA1 refusals sent.
+    pub sa1_refused: u64,
+    /// SA1 links that moved to another address.
+    pub sa1_moved: u64,
+    /// Failures held against an address.
+    pub strikes: u64,
+    /// Addresses silenced for their failures.
+    pub penalties: u64,
 }
 
 impl Counters {
     /// Datagrams dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.dropped[reason as usize]
+        self.dropped.0[reason as usize]
     }
 
     /// Datagrams dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
-        self.dropped.iter().sum()
+        self.dropped.0.iter().sum()
     }
 
     /// The conservation law holds.
@@ -164,7 +121,7 @@ impl Counters {
             Verdict::ToLink(_) => self.to_link += 1,
             Verdict::HandOff(_) => self.handed_off += 1,
             Verdict::Consumed => self.consumed += 1,
-            Verdict::Drop(reason) => self.dropped[reason as usize] += 1,
+            Verdict::Drop(reason) => self.dropped.0[reason as usize] += 1,
         }
     }
 }

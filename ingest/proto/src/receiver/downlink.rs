@@ -4,20 +4,30 @@
 //! goes to the link that last carried plausible SRT, because stock senders do not deduplicate handshakes.
 
 use super::links::Link;
-use super::{DropReason, Receiver, Verdict};
+use super::session::Opening;
+use super::{Actions, DropReason, Receiver, Verdict};
 use crate::GroupKey;
 use crate::wire::{self, Control, ControlType, DATAGRAM_LEN_MAX, Datagram};
 use std::time::Instant;
 
 impl Receiver {
-    pub(super) fn downlink(&mut self, now: Instant, key: GroupKey, bytes: &[u8]) -> Verdict {
+    pub(super) fn downlink(
+        &mut self,
+        now: Instant,
+        key: GroupKey,
+        bytes: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
         let Some(group_slot) = self.groups.slot_of(key) else { return Verdict::Drop(DropReason::NoGroup) };
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Verdict::Drop(DropReason::Oversize);
         }
         let verdict = match wire::classify(bytes) {
-            Datagram::SrtControl(control) => self.downlink_control(now, key, &control),
-            Datagram::SrtData(_) => self.send_to_newest(now, key, bytes.len()),
+            Datagram::SrtControl(control) => self.downlink_control(now, key, &control, out),
+            Datagram::SrtData(data) => match self.may_return(group_slot, data.dest_socket_id(), false) {
+                Some(reason) => Verdict::Drop(reason),
+                None => self.send_to_newest(now, key, bytes.len()),
+            },
             Datagram::Srtla(_) => Verdict::Drop(DropReason::UnexpectedSrtla),
             Datagram::Runt => Verdict::Drop(DropReason::Runt),
         };
@@ -30,14 +40,42 @@ impl Receiver {
         verdict
     }
 
-    fn downlink_control(&mut self, now: Instant, key: GroupKey, control: &Control<'_>) -> Verdict {
+    /// Why a packet for this socket of the encoder must not pass, if so.
+    fn may_return(&self, group_slot: u32, dest: u32, is_handshake: bool) -> Option<DropReason> {
+        match self.groups.get(group_slot) {
+            None => Some(DropReason::NoGroup),
+            Some(group) if group.is_condemned() => Some(DropReason::Revoked),
+            Some(group) if !group.session.admits_downlink(dest, is_handshake) => {
+                Some(DropReason::ForeignSocket)
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn downlink_control(
+        &mut self,
+        now: Instant,
+        key: GroupKey,
+        control: &Control<'_>,
+        out: &mut Actions,
+    ) -> Verdict {
         let len = control.bytes().len();
+        let (dest, is_handshake) =
+            (control.dest_socket_id(), control.control_type() == ControlType::Handshake);
+        if let Some(reason) = self.may_return(key.slot, dest, is_handshake) {
+            return Verdict::Drop(reason);
+        }
         match control.control_type() {
             ControlType::Ack | ControlType::Nak => return self.fan_out(now, key, len),
             ControlType::Handshake => {
-                if let Some(group) = self.groups.get_mut(key.slot) {
-                    group.session.follow_downlink(control);
+                if let Some(handshake) = control.handshake()
+                    && let Some(group) = self.groups.get_mut(key.slot)
+                {
+                    let opening = group.session.follow_downlink(dest, &handshake);
                     self.groups.reindex(&self.hash, key.slot);
+                    if let Opening::Replaced { old_server_id } = opening {
+                        self.replace_session(key.slot, old_server_id, control.timestamp_us(), out);
+                    }
                 }
             }
             _ => {}

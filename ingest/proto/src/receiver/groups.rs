@@ -1,24 +1,86 @@
-//! The groups: a fixed arena, found by sender half or by the SRT server's socket ID.
+//! The groups: a fixed arena, found by who their sender is or by the SRT server's socket ID.
 //!
-//! A group *is* its sender half: any full ID with that half that we issued joins it, so that a change of epoch never
-//! splits a group. Promise: O(1) lookups, nothing allocated after creation.
+//! A stock group *is* its sender half: any full ID with that half that we issued joins it, so that a change of epoch never
+//! splits a group. A device's group is its key ID and the nonce its sender drew at start. Promise: O(1) lookups, nothing
+//! allocated after creation.
 
+use super::bucket::Bucket;
 use super::config::ReceiverConfig;
 use super::session::Session;
 use super::table::{Index, KeyHash};
 use super::timers::Deadlines;
 use crate::GroupKey;
 use crate::wire::{GroupId, HALF_LEN};
+use bondgate_auth::sa1::{GroupNonce, KeyId, StreamBind};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+/// Who the sender of a group is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one per group, in an arena")]
+pub(super) enum Identity {
+    /// Whoever shows this ID.
+    Stock(GroupId),
+    /// A device.
+    Device(DeviceGroup),
+}
+
+/// A group a device has registered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeviceGroup {
+    pub key_id: KeyId,
+    pub nonce: GroupNonce,
+    pub bind: StreamBind,
+    /// The hash of the device's name.
+    pub device: u32,
+}
+
+impl Identity {
+    fn hash(&self, hasher: &KeyHash) -> u32 {
+        match self {
+            Self::Stock(id) => hasher.of(id.sender_half()),
+            Self::Device(group) => hash_of_device(hasher, group.key_id, &group.nonce),
+        }
+    }
+
+    /// The first bytes, for people.
+    pub(super) fn prefix(&self) -> [u8; 4] {
+        let bytes = match self {
+            Self::Stock(id) => id.0.first_chunk(),
+            Self::Device(group) => group.nonce.first_chunk(),
+        };
+        bytes.copied().unwrap_or_default()
+    }
+}
+
+fn hash_of_device(hasher: &KeyHash, key_id: KeyId, nonce: &GroupNonce) -> u32 {
+    let mut name = [0; 24];
+    name[..8].copy_from_slice(&key_id);
+    name[8..].copy_from_slice(nonce);
+    hasher.of(&name)
+}
+
+/// What a group may do.
+#[derive(Clone, Copy)]
+pub(super) enum Stage {
+    /// Shake hands, out of this budget.
+    Probation(Bucket),
+    /// Everything.
+    Accepted,
+    /// Nothing: it is being closed.
+    Condemned,
+}
+
 /// The links that carry one SRT session.
 pub(super) struct Group {
-    pub id: GroupId,
-    half_hash: u32,
+    pub identity: Identity,
+    hash: u32,
     pub opened_at: Instant,
+    pub stage: Stage,
     /// Where the link that joined last sent from.
     pub addr: IpAddr,
+    /// All its links ever sent from that IP.
+    pub single_addr: bool,
     /// How many links there are.
     pub links: u8,
     /// Slot of the link that most recently carried plausible SRT.
@@ -36,6 +98,20 @@ pub(super) struct Group {
     pub returned_bytes: u64,
 }
 
+impl Group {
+    /// The device it belongs to, if any.
+    pub(super) fn device(&self) -> Option<&DeviceGroup> {
+        match &self.identity {
+            Identity::Device(group) => Some(group),
+            Identity::Stock(_) => None,
+        }
+    }
+
+    pub(super) fn is_condemned(&self) -> bool {
+        matches!(self.stage, Stage::Condemned)
+    }
+}
+
 struct Slot {
     generation: u32,
     group: Option<Group>,
@@ -45,14 +121,19 @@ struct Slot {
 pub(super) struct Groups {
     slots: Box<[Slot]>,
     free: Vec<u32>,
-    by_half: Index,
+    by_identity: Index,
     by_server: Index,
+    by_device: Index,
     /// Groups without links that carried data.
     pub linger: Deadlines,
     /// Groups without links that never carried data.
     pub ghost_linger: Deadlines,
-    /// Groups that never carried data, oldest first; an order, not a timer.
-    pub ghosts: Deadlines,
+    /// Groups to be closed as soon as there is room for the actions.
+    pub condemned: Deadlines,
+    /// Stock groups that carry no data, oldest first; an order, not a timer.
+    stock_ghosts: Deadlines,
+    /// The same of devices.
+    device_ghosts: Deadlines,
 }
 
 impl Groups {
@@ -61,11 +142,14 @@ impl Groups {
         Self {
             slots: (0..max).map(|_| Slot { generation: 0, group: None }).collect(),
             free: (0..max as u32).rev().collect(),
-            by_half: Index::new(max),
+            by_identity: Index::new(max),
             by_server: Index::new(max),
+            by_device: Index::new(max),
             linger: Deadlines::new(config.group_linger, max),
             ghost_linger: Deadlines::new(config.ghost_linger, max),
-            ghosts: Deadlines::new(Duration::ZERO, max),
+            condemned: Deadlines::new(Duration::ZERO, max),
+            stock_ghosts: Deadlines::new(Duration::ZERO, max),
+            device_ghosts: Deadlines::new(Duration::ZERO, max),
         }
     }
 
@@ -92,10 +176,30 @@ impl Groups {
         self.slots.iter().enumerate().filter_map(|(slot, place)| Some((slot as u32, place.group.as_ref()?)))
     }
 
-    /// The group of a sender half.
+    /// How many slots there are; groups are in `0..` this.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// The stock group of a sender half.
     pub(super) fn find(&self, hasher: &KeyHash, half: &[u8; HALF_LEN]) -> Option<u32> {
-        self.by_half
-            .get(hasher.of(half), |slot| self.get(slot).is_some_and(|group| group.id.sender_half() == half))
+        self.by_identity.get(hasher.of(half), |slot| {
+            matches!(self.get(slot), Some(Group { identity: Identity::Stock(id), .. }) if id.sender_half() == half)
+        })
+    }
+
+    /// The group of a device key and group nonce.
+    pub(super) fn find_device(&self, hasher: &KeyHash, key_id: KeyId, nonce: &GroupNonce) -> Option<u32> {
+        self.by_identity.get(hash_of_device(hasher, key_id, nonce), |slot| {
+            self.get(slot)
+                .and_then(Group::device)
+                .is_some_and(|group| group.key_id == key_id && group.nonce == *nonce)
+        })
+    }
+
+    /// The groups of devices whose name has this hash. Few: a device's quota and rarely another's.
+    pub(super) fn of_device(&self, device: u32) -> impl Iterator<Item = (u32, &Group)> {
+        self.by_device.all(device).filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
     /// The group whose SRT server has this socket ID, unless two have.
@@ -114,17 +218,20 @@ impl Groups {
         &mut self,
         hasher: &KeyHash,
         now: Instant,
-        id: GroupId,
+        identity: &Identity,
+        stage: Stage,
         addr: IpAddr,
     ) -> Option<u32> {
         let slot = self.free.pop()?;
-        let half_hash = hasher.of(id.sender_half());
+        let hash = identity.hash(hasher);
         let place = self.slots.get_mut(slot as usize)?;
         place.group = Some(Group {
-            id,
-            half_hash,
+            identity: *identity,
+            hash,
             opened_at: now,
+            stage,
             addr,
+            single_addr: true,
             links: 0,
             newest_source: None,
             carried_data: false,
@@ -136,20 +243,32 @@ impl Groups {
             returned_packets: 0,
             returned_bytes: 0,
         });
-        self.by_half.insert(half_hash, slot);
-        self.ghosts.arm(slot, now);
+        self.by_identity.insert(hash, slot);
+        if let Identity::Device(group) = identity {
+            self.by_device.insert(group.device, slot);
+        }
+        self.is_ghost(slot, now);
         Some(slot)
     }
 
     /// Takes a group out of its slot; its key names nothing from now on.
     pub(super) fn remove(&mut self, hasher: &KeyHash, slot: u32) -> Option<Group> {
-        self.linger.disarm(slot);
-        self.ghost_linger.disarm(slot);
-        self.ghosts.disarm(slot);
+        for class in [
+            &mut self.linger,
+            &mut self.ghost_linger,
+            &mut self.condemned,
+            &mut self.stock_ghosts,
+            &mut self.device_ghosts,
+        ] {
+            class.disarm(slot);
+        }
         let place = self.slots.get_mut(slot as usize)?;
         let group = place.group.take()?;
         place.generation = place.generation.wrapping_add(1);
-        self.by_half.remove(group.half_hash, slot);
+        self.by_identity.remove(group.hash, slot);
+        if let Some(device) = group.device() {
+            self.by_device.remove(device.device, slot);
+        }
         if let Some(server_id) = group.indexed_server_id {
             self.by_server.remove(hasher.of(&server_id.to_be_bytes()), slot);
         }
@@ -175,9 +294,39 @@ impl Groups {
         }
     }
 
-    /// The group to give way when the table is full: the oldest that never carried data, else the one that has been
-    /// without links longest.
-    pub(super) fn evictable(&self) -> Option<u32> {
-        self.ghosts.oldest().or(self.linger.oldest())
+    /// The group's device has another name now.
+    pub(super) fn rename_device(&mut self, slot: u32, device: u32) {
+        let Some(Group { identity: Identity::Device(group), .. }) = self.get_mut(slot) else { return };
+        let before = std::mem::replace(&mut group.device, device);
+        if before != device {
+            self.by_device.remove(before, slot);
+            self.by_device.insert(device, slot);
+        }
+    }
+
+    /// The group carries no data, or what it carried does not count any more.
+    pub(super) fn is_ghost(&mut self, slot: u32, now: Instant) {
+        let Some(group) = self.get_mut(slot) else { return };
+        group.carried_data = false;
+        let of_device = group.device().is_some();
+        if of_device { self.device_ghosts.arm(slot, now) } else { self.stock_ghosts.arm(slot, now) }
+    }
+
+    /// The group carries data.
+    pub(super) fn carries_data(&mut self, slot: u32) {
+        self.stock_ghosts.disarm(slot);
+        self.device_ghosts.disarm(slot);
+        if let Some(group) = self.get_mut(slot) {
+            group.carried_data = true;
+        }
+    }
+
+    /// The group to give way when the table is full: the oldest stock group that carries no data, else the group that has
+    /// been without links longest. Groups of devices give way to devices only.
+    pub(super) fn evictable(&self, for_device: bool) -> Option<u32> {
+        let is_stock = |&slot: &u32| self.get(slot).is_some_and(|group| group.device().is_none());
+        let lingering = self.linger.oldest().filter(|slot| for_device || is_stock(slot));
+        let ghost = self.device_ghosts.oldest().filter(|_| for_device);
+        self.stock_ghosts.oldest().or(lingering).or(ghost)
     }
 }

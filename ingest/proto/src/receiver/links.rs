@@ -31,9 +31,11 @@ pub(super) struct Link {
     /// `Some(n)`: adopted without REG2, n plausible packets so far; attracts no return traffic that belongs to one link.
     pub probation: Option<u8>,
     pub reg3_repeats: u8,
-    /// Bytes this link may still be sent, earned by the SRT bytes it carried. A ticket can be shown from a forged address,
-    /// so no link is ever sent much more than came from it.
-    pub credit_bytes: u32,
+    /// A device's cookie came back from this address: it may be sent anything.
+    pub proven: bool,
+    /// Bytes an unproven link may still be sent, earned by the bytes it sent. A ticket can be shown from a forged address,
+    /// so no such link is ever sent more than came from it.
+    pub credit_bytes: i32,
     pub keepalives: Bucket,
     unacked: [Seq; ACK_EVERY_MAX as usize],
     unacked_len: u8,
@@ -70,20 +72,16 @@ impl Link {
 
     /// Books `bytes` to be sent; `false` when they were not earned.
     pub(super) fn spend(&mut self, bytes: usize) -> bool {
-        let Some(rest) = u32::try_from(bytes).ok().and_then(|bytes| self.credit_bytes.checked_sub(bytes))
-        else {
-            return false;
-        };
-        self.credit_bytes = rest;
+        let rest = self.credit_bytes.saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
+        if !self.proven {
+            if rest < 0 {
+                return false;
+            }
+            self.credit_bytes = rest;
+        }
         self.sent_packets += 1;
         self.sent_bytes += bytes as u64;
         true
-    }
-
-    /// Books `bytes` for which every byte came in just before (echoes) or which registration vouches for.
-    pub(super) fn spend_free(&mut self, bytes: usize) {
-        self.sent_packets += 1;
-        self.sent_bytes += bytes as u64;
     }
 }
 
@@ -98,6 +96,7 @@ struct Slot {
 pub(super) struct Links {
     slots: Box<[Slot]>,
     per_group: usize,
+    credit_cap_bytes: i32,
     index: Index,
     pub timeout: Deadlines,
     pub ack_flush: Deadlines,
@@ -110,6 +109,7 @@ impl Links {
         Self {
             slots: (0..slots).map(|_| Slot { generation: 0, link: None, fan_out: false }).collect(),
             per_group: config.links_per_group_max,
+            credit_cap_bytes: config.credit_cap_bytes.cast_signed(),
             index: Index::new(slots),
             timeout: Deadlines::new(config.link_timeout + TIMEOUT_GRAIN, slots),
             ack_flush: Deadlines::new(config.ack_flush, slots),
@@ -209,6 +209,7 @@ impl Links {
             timeout_armed_at: now,
             probation: link.probation.then_some(0),
             reg3_repeats: 0,
+            proven: link.proven,
             credit_bytes: link.credit_bytes,
             keepalives: link.keepalives,
             unacked: [Seq::default(); ACK_EVERY_MAX as usize],
@@ -236,12 +237,14 @@ impl Links {
         Some(link)
     }
 
-    /// Something came from the link.
+    /// Something came from the link, which earns it as many bytes.
     pub(super) fn heard(&mut self, slot: u32, now: Instant, bytes: usize) {
+        let credit_cap_bytes = self.credit_cap_bytes;
         let Some(link) = self.get_mut(slot) else { return };
         link.heard_at = link.heard_at.max(now);
         link.received_packets += 1;
         link.received_bytes += bytes as u64;
+        link.credit_bytes = link.credit_bytes.saturating_add(bytes as i32).min(credit_cap_bytes);
         if now.saturating_duration_since(link.timeout_armed_at) >= TIMEOUT_GRAIN {
             link.timeout_armed_at = now;
             self.timeout.arm(slot, now);
@@ -264,6 +267,7 @@ pub(super) struct NewLink {
     pub addr: LinkAddr,
     pub hash: u32,
     pub probation: bool,
-    pub credit_bytes: u32,
+    pub proven: bool,
+    pub credit_bytes: i32,
     pub keepalives: Bucket,
 }

@@ -4,12 +4,23 @@
 //! steering entry outlives its group or link.
 
 use super::bucket::Bucket;
+use super::groups::{Identity, Stage};
 use super::links::NewLink;
 use super::{Action, Actions, CloseReason, LeaveReason, Notice, Receiver};
 use crate::LinkAddr;
-use crate::wire::GroupId;
 use std::net::IpAddr;
 use std::time::Instant;
+
+/// How a link comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Joining {
+    /// By a ticket, with this credit.
+    Ticket(i32),
+    /// By a device's join.
+    Device,
+    /// By its traffic.
+    Roamed,
+}
 
 impl Receiver {
     /// There is room for the actions of any one step.
@@ -22,16 +33,21 @@ impl Receiver {
     pub(super) fn open_group(
         &mut self,
         now: Instant,
-        id: GroupId,
+        identity: &Identity,
         addr: IpAddr,
         out: &mut Actions,
     ) -> Option<u32> {
         if self.groups.is_full() {
-            let victim = self.groups.evictable()?;
+            let victim = self.groups.evictable(matches!(identity, Identity::Device(_)))?;
             self.counters.groups_evicted += 1;
             self.close_group(victim, CloseReason::Evicted, out);
         }
-        let slot = self.groups.insert(&self.hash, now, id, addr)?;
+        let stage = if self.admission.probation {
+            Stage::Probation(Bucket::full(self.config.handshake_rate, now))
+        } else {
+            Stage::Accepted
+        };
+        let slot = self.groups.insert(&self.hash, now, identity, stage, addr)?;
         self.counters.groups_opened += 1;
         out.push(Action::Notice(Notice::GroupOpened { group: self.groups.key(slot) }));
         Some(slot)
@@ -58,21 +74,30 @@ impl Receiver {
         group_slot: u32,
         link_slot: u32,
         (addr, hash): (LinkAddr, u32),
-        roamed: bool,
+        joining: Joining,
         out: &mut Actions,
     ) {
         self.foreign.forget(addr, hash);
-        let credit_bytes = if roamed { 0 } else { self.config.credit_initial_bytes };
+        let roamed = joining == Joining::Roamed;
+        let credit_bytes = if let Joining::Ticket(credit) = joining { credit } else { 0 };
         let keepalives = Bucket::full(self.config.keepalive_rate, now);
         self.links.insert(
             link_slot,
             now,
-            &NewLink { addr, hash, probation: roamed, credit_bytes, keepalives },
+            &NewLink {
+                addr,
+                hash,
+                probation: roamed,
+                proven: joining == Joining::Device,
+                credit_bytes,
+                keepalives,
+            },
         );
         self.groups.linger.disarm(group_slot);
         self.groups.ghost_linger.disarm(group_slot);
         if let Some(group) = self.groups.get_mut(group_slot) {
             group.links += 1;
+            group.single_addr &= group.addr == addr.ip();
             group.addr = addr.ip();
         }
         self.counters.links_joined += 1;
@@ -87,6 +112,7 @@ impl Receiver {
     pub(super) fn remove_link(&mut self, slot: u32, reason: LeaveReason, out: &mut Actions) {
         let key = self.links.key(slot);
         let Some(link) = self.links.remove(slot) else { return };
+        self.seals.clear(slot);
         let group_slot = self.links.group_of(slot);
         self.counters.links_left += 1;
         match reason {

@@ -15,7 +15,10 @@
 //! * SRT ACK and NAK go to every live link, everything else to the link that last carried plausible SRT.
 //! * No datagram is lost without a [`DropReason`]; [`Counters::is_conserved`] holds after every call.
 //!
-//! And to everybody else: no table grows, no link is sent many more bytes than came from it, and nothing is parsed twice.
+//! What it promises to senders that hold a device key is in `docs/registration-auth.md`.
+//!
+//! And to everybody else: no table grows; an address that is not proven is sent no more bytes than came from it; a group
+//! whose stream is not accepted passes nothing on but handshakes; and nothing is parsed twice.
 
 mod actions;
 mod admission;
@@ -23,12 +26,18 @@ mod bucket;
 mod config;
 mod counters;
 mod downlink;
+mod drops;
 mod foreign;
 mod groups;
+mod lanes;
 mod links;
 mod members;
+mod orders;
+mod penalty;
 mod pending;
 mod registration;
+mod sa1;
+mod seals;
 mod session;
 mod snapshot;
 mod table;
@@ -39,17 +48,24 @@ pub use actions::{Action, Actions};
 pub use admission::{Admission, Clock, GroupProof, Secrets, StockAdmission};
 pub use bucket::Rate;
 pub use config::{ACK_EVERY_MAX, AdmitPolicy, Cidr, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
-pub use counters::{Counters, DropReason};
+pub use counters::{Counters, Dropped};
+pub use drops::DropReason;
+pub use lanes::LaneRates;
 pub use snapshot::{GroupSnapshot, LinkSnapshot};
 
 use crate::wire::REG_LEN;
 use crate::{GroupKey, LinkAddr, LinkKey};
+use admission::Current;
 use bondgate_auth::ticket::TicketKey;
 use bucket::Bucket;
 use foreign::Foreign;
 use groups::Groups;
+use lanes::Lanes;
 use links::Links;
+use penalty::Penalties;
 use pending::Pending;
+use sa1::Sa1;
+use seals::Seals;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -156,6 +172,8 @@ pub enum CloseReason {
     Command,
     /// The policy does not admit it any more.
     Revoked,
+    /// Its address was refused too often.
+    Penalty,
 }
 
 /// Why a link was removed.
@@ -175,8 +193,12 @@ pub enum LeaveReason {
 pub struct Receiver {
     config: ReceiverConfig,
     tickets: TicketKey,
-    admission: Arc<Admission>,
+    admission: Arc<Current>,
     clock: Clock,
+    sa1: Sa1,
+    seals: Seals,
+    lanes: Lanes,
+    penalties: Penalties,
     hash: KeyHash,
     epoch: u32,
     draining: bool,
@@ -207,8 +229,12 @@ impl Receiver {
             pending: Pending::new(config.pending_max, config.reg2_repeat),
             foreign: Foreign::new(config.foreign_max, config.foreign_idle),
             ngp: None,
+            sa1: Sa1::new(&admission, &secrets, clock.boot_ms, config.shard),
+            seals: Seals::new(config.groups_max * config.links_per_group_max),
+            lanes: Lanes::new(config.lanes, &admission.keys, clock.at),
+            penalties: Penalties::new(),
             tickets: secrets.tickets,
-            admission,
+            admission: Arc::new(Current(admission)),
             clock,
             epoch,
             draining: false,
@@ -227,9 +253,9 @@ impl Receiver {
     /// with [`DropReason::ActionsFull`] and timers wait for the next call. Give it several times that.
     pub fn actions_min(&self) -> (usize, usize) {
         // The dearest call joins a link: its address leaves a group that closes (two actions per link, two for the
-        // group), a ghost group is evicted (the same), a silent link is evicted (two), group and link are announced,
-        // the address is steered and answered.
-        (4 * self.config.links_per_group_max + 4 + 2 + 4, REG_LEN)
+        // group), an older group of the same device gives way (the same), another is evicted (the same), a silent link
+        // leaves (two), group and link are announced, the address is steered and answered.
+        (6 * self.config.links_per_group_max + 6 + 2 + 4, REG_LEN)
     }
 
     /// Decides about a datagram that came from a sender. `from` is where it came from; echoes and replies go there.
@@ -256,9 +282,8 @@ impl Receiver {
         bytes: &[u8],
         out: &mut Actions,
     ) -> Verdict {
-        let _ = out; // No return packet has a side effect today; the shape is that of the uplink.
         self.counters.received += 1;
-        let verdict = self.downlink(now, group, bytes);
+        let verdict = self.downlink(now, group, bytes, out);
         self.counters.count(verdict);
         debug_assert!(self.counters.is_conserved());
         verdict
@@ -266,11 +291,13 @@ impl Receiver {
 
     /// Does what is due at `now`. When `out` has no room, the rest stays due.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        self.close_condemned(now, out);
         self.flush_acks(now, out);
         self.repeat_reg3(now, out);
         self.repeat_reg2(now, out);
         self.expire_links(now, out);
         self.expire_groups(now, out);
+        self.pending.expire(now);
         self.foreign.expire(now);
     }
 
@@ -281,6 +308,8 @@ impl Receiver {
             self.links.reg3.next(),
             self.links.timeout.next(),
             self.pending.repeat.next(),
+            self.pending.idle.next(),
+            self.groups.condemned.next(),
             self.groups.linger.next(),
             self.groups.ghost_linger.next(),
             self.foreign.idle.next(),
@@ -292,7 +321,7 @@ impl Receiver {
 
     /// Carries out an order. `out` must have the room [`Receiver::actions_min`] asks for; closing a group says whom to
     /// unsteer and what to close.
-    pub fn handle_command(&mut self, _now: Instant, command: Command, out: &mut Actions) {
+    pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Actions) {
         match command {
             Command::SetEpoch(epoch) => self.epoch = epoch,
             Command::Drain => self.draining = true,
@@ -301,9 +330,10 @@ impl Receiver {
                     self.close_group(slot, CloseReason::Command, out);
                 }
             }
-            Command::SetAdmission(admission) => self.admission = admission,
+            Command::SetAdmission(admission) => self.set_admission(now, admission, out),
             Command::SetClock(clock) => self.clock.set(clock),
-            Command::StreamAccepted(_) | Command::StreamRefused { .. } => {}
+            Command::StreamAccepted(group) => self.stream_accepted(group),
+            Command::StreamRefused { group, proven } => self.stream_refused(now, group, proven, out),
         }
     }
 
@@ -330,8 +360,12 @@ impl Receiver {
 
     /// What the sender of a group has shown; `None` when the group is gone.
     pub fn group_proof(&self, group: GroupKey) -> Option<GroupProof<'_>> {
-        let ip = self.group_addr(group)?;
-        Some(GroupProof::Stock { listed: self.admission.stock.lists(ip) })
+        let group = self.groups.get(self.groups.slot_of(group)?)?;
+        let Some(device) = group.device() else {
+            return Some(GroupProof::Stock { listed: self.admission.stock.lists(group.addr) });
+        };
+        let rules = &self.admission.keys.entry(&device.key_id)?.rules;
+        Some(GroupProof::Device { rules, bind: device.bind, key_id: device.key_id })
     }
 
     /// Where the link of a group that joined last sent from, though it may have left since; `None` when the group is

@@ -1,18 +1,29 @@
-//! REG1 answers waiting for their join, so that a lost REG2 can be repeated once.
+//! Addresses that are registering without a key: what may be sent to them, and answers waiting for their join.
 //!
-//! Registration is stateless; this table only saves the sender a second of waiting. Promise: bounded, and dropping any
-//! entry at any time is harmless.
+//! A ticket proves nothing about the address it is shown from, so an address is never sent more than came from it: what
+//! one datagram brought and its answer did not use is noted here until the address joins. The one exception are
+//! [`DEBT_MAX`] bytes, because a sender that probes once and asks once brings 516 bytes, and the answers it needs when
+//! the first of them is lost have 548. Registration is stateless otherwise. Promise: bounded, and dropping any entry at
+//! any time costs its sender at most a second of waiting.
 
 use super::table::Index;
 use super::timers::Deadlines;
 use crate::LinkAddr;
-use crate::wire::HALF_LEN;
+use crate::wire::{HALF_LEN, REG_LEN, SHORT_PADDED_LEN};
 use std::time::{Duration, Instant};
+
+/// How much more than it sent an address may be sent, once: the length of the NGP that answered its probe.
+const DEBT_MAX: i32 = SHORT_PADDED_LEN as i32;
+/// An address is forgotten after this long without a registration.
+const IDLE: Duration = Duration::from_secs(5);
+const CREDIT_CAP: i32 = 64 << 10;
 
 #[derive(Clone, Copy)]
 struct Entry {
     addr: LinkAddr,
     hash: u32,
+    /// Bytes that came minus bytes that were sent.
+    credit_bytes: i32,
     sender_half: [u8; HALF_LEN],
 }
 
@@ -22,6 +33,7 @@ pub(super) struct Pending {
     free: Vec<u32>,
     index: Index,
     pub repeat: Deadlines,
+    pub idle: Deadlines,
 }
 
 impl Pending {
@@ -31,45 +43,83 @@ impl Pending {
             free: (0..max as u32).rev().collect(),
             index: Index::new(max),
             repeat: Deadlines::new(repeat_after, max),
+            idle: Deadlines::new(IDLE, max),
         }
     }
 
-    /// Remembers that `addr` was sent a REG2 for `sender_half`; one entry per address, the newest answer counts. When
-    /// the table is full, the entry nearest to its repetition gives way.
-    pub(super) fn note(&mut self, now: Instant, addr: LinkAddr, hash: u32, sender_half: &[u8; HALF_LEN]) {
-        self.forget(addr, hash);
+    fn find(&self, addr: LinkAddr, hash: u32) -> Option<u32> {
+        let entries = &self.entries;
+        self.index.get(hash, |slot| {
+            entries.get(slot as usize).and_then(Option::as_ref).is_some_and(|entry| entry.addr == addr)
+        })
+    }
+
+    /// Notes that `addr` sent `came` bytes and was answered `sent` bytes. One entry per address; when the table is full,
+    /// the one that was silent longest gives way.
+    pub(super) fn note(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), came: usize, sent: usize) {
+        let Some(slot) = self.find(addr, hash).or_else(|| self.insert(addr, hash)) else { return };
+        if let Some(Some(entry)) = self.entries.get_mut(slot as usize) {
+            entry.credit_bytes = (entry.credit_bytes + came as i32 - sent as i32).min(CREDIT_CAP);
+        }
+        self.idle.arm(slot, now);
+    }
+
+    fn insert(&mut self, addr: LinkAddr, hash: u32) -> Option<u32> {
         if self.free.is_empty()
-            && let Some(oldest) = self.repeat.oldest()
+            && let Some(oldest) = self.idle.oldest()
         {
             self.remove(oldest);
         }
-        let Some(slot) = self.free.pop() else { return };
-        if let Some(entry) = self.entries.get_mut(slot as usize) {
-            *entry = Some(Entry { addr, hash, sender_half: *sender_half });
-        }
+        let slot = self.free.pop()?;
+        *self.entries.get_mut(slot as usize)? =
+            Some(Entry { addr, hash, credit_bytes: 0, sender_half: [0; HALF_LEN] });
         self.index.insert(hash, slot);
+        Some(slot)
+    }
+
+    /// The answer just noted was a REG2 for `sender_half`; it is repeated if no join comes.
+    pub(super) fn await_join(
+        &mut self,
+        now: Instant,
+        addr: LinkAddr,
+        hash: u32,
+        sender_half: &[u8; HALF_LEN],
+    ) {
+        let Some(slot) = self.find(addr, hash) else { return };
+        if let Some(Some(entry)) = self.entries.get_mut(slot as usize) {
+            entry.sender_half = *sender_half;
+        }
         self.repeat.arm(slot, now);
     }
 
-    /// The join came, or the address does something else now.
-    pub(super) fn forget(&mut self, addr: LinkAddr, hash: u32) {
-        let entries = &self.entries;
-        let found = self.index.get(hash, |slot| {
-            entries.get(slot as usize).and_then(Option::as_ref).is_some_and(|entry| entry.addr == addr)
-        });
-        if let Some(slot) = found {
+    /// The address joins, or does something else now: its credit, which may be a debt.
+    pub(super) fn take(&mut self, addr: LinkAddr, hash: u32) -> i32 {
+        self.find(addr, hash).and_then(|slot| self.remove(slot)).map_or(0, |entry| entry.credit_bytes)
+    }
+
+    /// Takes one answer whose repetition is due and paid for.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(LinkAddr, [u8; HALF_LEN])> {
+        while let Some(slot) = self.repeat.pop_due(now) {
+            let Some(Some(entry)) = self.entries.get_mut(slot as usize) else { continue };
+            let after = entry.credit_bytes - REG_LEN as i32;
+            if after >= -DEBT_MAX {
+                entry.credit_bytes = after;
+                return Some((entry.addr, entry.sender_half));
+            }
+        }
+        None
+    }
+
+    /// Forgets addresses that did nothing for a while.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some(slot) = self.idle.pop_due(now) {
             self.remove(slot);
         }
     }
 
-    /// Takes one answer whose repetition is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(LinkAddr, [u8; HALF_LEN])> {
-        let slot = self.repeat.pop_due(now)?;
-        self.remove(slot).map(|entry| (entry.addr, entry.sender_half))
-    }
-
     fn remove(&mut self, slot: u32) -> Option<Entry> {
         self.repeat.disarm(slot);
+        self.idle.disarm(slot);
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         self.index.remove(entry.hash, slot);
         self.free.push(slot);

@@ -1,87 +1,125 @@
-//! REG1, REG2, REG3 and NGP.
+//! REG1, REG2, REG3 and NGP of stock senders.
 
 use super::bucket::Bucket;
-use super::{Action, Actions, DropReason, LeaveReason, Receiver, Verdict};
+use super::groups::Identity;
+use super::lanes::{Stock, source_hash};
+use super::members::Joining;
+use super::penalty::Class;
+use super::uplink::reply;
+use super::{Actions, DropReason, LeaveReason, Receiver, Verdict};
 use crate::LinkAddr;
 use crate::wire::{GroupId, HALF_LEN, Packet, PacketType, REG_LEN, SHORT_PADDED_LEN, emit_reg, emit_short};
+use bondgate_auth::sa1::wire::MAGIC;
 use siphasher::sip::SipHasher13;
 use std::time::Instant;
 
+/// The first byte of every ticket.
+const TICKET_MARK: u8 = 0x81;
+
 impl Receiver {
-    /// The shard that holds the group of a sender half. A pure function of the half, the same in every shard and after
-    /// every restart, so that parallel REG1 on links that the kernel spread over shards have one answer.
-    fn owner_of(&self, sender_half: &[u8; HALF_LEN]) -> u8 {
-        (SipHasher13::new().hash(sender_half) % u64::from(self.config.shards)) as u8
-    }
-
-    /// The full ID a sender half is answered with: that of its living group, else a ticket of this epoch.
-    fn full_id(&self, sender_half: &[u8; HALF_LEN]) -> GroupId {
-        let living = self.groups.find(&self.hash, sender_half).and_then(|slot| self.groups.get(slot));
-        if let Some(group) = living {
-            return group.id;
-        }
-        let ticket = self.tickets.issue(sender_half, self.epoch, self.owner_of(sender_half));
-        GroupId::from_halves(sender_half, &ticket)
-    }
-
-    /// "Make me a group": answered at once, remembered by the sender only.
-    pub(super) fn reg1(
+    /// REG1 or REG2. Those that carry SA1's magic are SA1, whoever made them; a random stock ID does once in 2^32.
+    pub(super) fn register(
         &mut self,
         now: Instant,
-        (from, hash): (LinkAddr, u32),
-        packet: &Packet<'_>,
-        out: &mut Actions,
-    ) -> Verdict {
-        let Some(asked) = packet.group_id().copied().map(GroupId) else {
-            return Verdict::Drop(DropReason::BadLength);
-        };
-        if !self.admission.admits_stock(from.ip()) {
-            return Verdict::Drop(DropReason::NotAdmitted);
-        }
-        let owner = self.owner_of(asked.sender_half());
-        if owner != self.config.shard {
-            return Verdict::HandOff(owner);
-        }
-        if self.draining && self.groups.find(&self.hash, asked.sender_half()).is_none() {
-            return Verdict::Drop(DropReason::Draining);
-        }
-        if !reply_reg2(from, &self.full_id(asked.sender_half()), out) {
-            return Verdict::Drop(DropReason::ActionsFull);
-        }
-        self.counters.reg1_answered += 1;
-        self.pending.note(now, from, hash, asked.sender_half());
-        Verdict::Consumed
-    }
-
-    /// "Let this link join": REG3 if the ID is one of ours, NGP if not.
-    pub(super) fn reg2(
-        &mut self,
-        now: Instant,
-        (from, hash): (LinkAddr, u32),
+        from: (LinkAddr, u32),
         packet: &Packet<'_>,
         out: &mut Actions,
     ) -> Verdict {
         let Some(id) = packet.group_id().copied().map(GroupId) else {
             return Verdict::Drop(DropReason::BadLength);
         };
-        if !self.admission.admits_stock(from.ip()) {
+        if id.0.starts_with(&MAGIC) {
+            return self.sa1(now, from, packet, out);
+        }
+        let ip = from.0.ip();
+        if !self.admission.admits_stock(ip) {
             return Verdict::Drop(DropReason::NotAdmitted);
         }
         if !self.has_room(out) {
             return Verdict::Drop(DropReason::ActionsFull);
         }
         let owner = self.owner_of(id.sender_half());
-        if owner != self.config.shard {
-            return self.reg2_foreign(now, (from, hash), &id, owner, out);
+        if owner == self.config.shard {
+            let source = source_hash(&self.hash, ip);
+            if self.penalties.is_silenced(now, Class::Stock, ip, source) {
+                return Verdict::Drop(DropReason::Penalty);
+            }
+            if !self.lanes.stock_source(source, now) {
+                return Verdict::Drop(DropReason::StockBudget);
+            }
         }
-        let living = self.groups.find(&self.hash, id.sender_half());
-        let is_stored = living.and_then(|slot| self.groups.get(slot)).is_some_and(|group| group.id == id);
-        if !is_stored && self.tickets.verify(&id.0, self.epoch).is_err() {
-            return self.no_group(now, from, out);
+        match packet.kind() {
+            PacketType::Reg1 if owner == self.config.shard => self.reg1(now, from, &id, out),
+            PacketType::Reg1 => Verdict::HandOff(owner),
+            _ if owner == self.config.shard => self.reg2(now, from, id, out),
+            _ => self.reg2_foreign(now, from, &id, owner, out),
+        }
+    }
+
+    /// The shard that holds the group of a sender half. A pure function of the half, the same in every shard and after
+    /// every restart, so that parallel REG1 on links that the kernel spread over shards have one answer.
+    fn owner_of(&self, sender_half: &[u8; HALF_LEN]) -> u8 {
+        (SipHasher13::new().hash(sender_half) % u64::from(self.config.shards)) as u8
+    }
+
+    /// The full ID of the living group of a sender half.
+    fn stored_id(&self, sender_half: &[u8; HALF_LEN]) -> Option<&GroupId> {
+        let slot = self.groups.find(&self.hash, sender_half)?;
+        match &self.groups.get(slot)?.identity {
+            Identity::Stock(id) => Some(id),
+            Identity::Device(_) => None,
+        }
+    }
+
+    /// The full ID a sender half is answered with: that of its living group, else a ticket of this epoch.
+    fn full_id(&self, sender_half: &[u8; HALF_LEN]) -> GroupId {
+        if let Some(id) = self.stored_id(sender_half) {
+            return *id;
+        }
+        let ticket = self.tickets.issue(sender_half, self.epoch, self.owner_of(sender_half));
+        GroupId::from_halves(sender_half, &ticket)
+    }
+
+    /// "Make me a group": answered at once, remembered by the sender only.
+    fn reg1(
+        &mut self,
+        now: Instant,
+        (from, hash): (LinkAddr, u32),
+        asked: &GroupId,
+        out: &mut Actions,
+    ) -> Verdict {
+        if self.draining && self.groups.find(&self.hash, asked.sender_half()).is_none() {
+            return Verdict::Drop(DropReason::Draining);
+        }
+        if !self.lanes.stock(Stock::Reg1, now) {
+            return Verdict::Drop(DropReason::StockBudget);
+        }
+        reply_reg2(from, &self.full_id(asked.sender_half()), out);
+        self.counters.reg1_answered += 1;
+        self.pending.note(now, (from, hash), REG_LEN, REG_LEN);
+        self.pending.await_join(now, from, hash, asked.sender_half());
+        Verdict::Consumed
+    }
+
+    /// "Let this link join": REG3 if the ID is one of ours, NGP if not.
+    fn reg2(
+        &mut self,
+        now: Instant,
+        (from, hash): (LinkAddr, u32),
+        id: GroupId,
+        out: &mut Actions,
+    ) -> Verdict {
+        if self.stored_id(id.sender_half()) != Some(&id) {
+            match self.verify_ticket(now, &id) {
+                None => return Verdict::Drop(DropReason::StockBudget),
+                Some(false) => return self.no_group(now, (from, hash), out),
+                Some(true) => {}
+            }
         }
         // From here on the sender has shown an ID that only this receiver could have given it.
-        self.pending.forget(from, hash);
+        let credit = self.pending.take(from, hash);
         self.foreign.forget(from, hash);
+        let living = self.groups.find(&self.hash, id.sender_half());
         let member = self.links.find(from, hash);
         if let Some(link) = member
             && living == Some(self.links.group_of(link))
@@ -97,13 +135,22 @@ impl Receiver {
         let group = match living {
             Some(group) => group,
             None if self.draining => return Verdict::Drop(DropReason::Draining),
-            None => match self.open_group(now, id, from.ip(), out) {
+            None => match self.open_group(now, &Identity::Stock(id), from.ip(), out) {
                 Some(group) => group,
                 None => return Verdict::Drop(DropReason::GroupTableFull),
             },
         };
-        self.join(now, group, (from, hash), out);
+        self.join(now, group, (from, hash), credit, out);
         Verdict::Consumed
+    }
+
+    /// Whether an ID is a ticket of ours; `None` when there is no budget to find out. What does not look like one costs
+    /// nothing.
+    fn verify_ticket(&mut self, now: Instant, id: &GroupId) -> Option<bool> {
+        if id.receiver_half().first() != Some(&TICKET_MARK) {
+            return Some(false);
+        }
+        self.lanes.stock(Stock::Join, now).then(|| self.tickets.verify(&id.0, self.epoch).is_ok())
     }
 
     /// A join for a group of another shard. The owner decides; here only the address's whereabouts are noted, and
@@ -116,7 +163,9 @@ impl Receiver {
         owner: u8,
         out: &mut Actions,
     ) -> Verdict {
-        let verified = self.tickets.verify(&id.0, self.epoch).is_ok();
+        let Some(verified) = self.verify_ticket(now, id) else {
+            return Verdict::Drop(DropReason::StockBudget);
+        };
         if let Some(link) = self.links.find(from, hash) {
             if !verified {
                 return Verdict::HandOff(owner);
@@ -136,25 +185,26 @@ impl Receiver {
     }
 
     /// The address talks in the group it belongs to. Anybody can forge a join from it with a ticket of their own; a
-    /// sender that really restarted has been silent while it registered.
+    /// sender that really restarted has been silent while it registered. A device's address belongs to it until it is
+    /// silent for good.
     fn is_busy(&self, now: Instant, link: u32) -> bool {
-        self.links
-            .get(link)
-            .and_then(|link| link.talked_at)
-            .is_some_and(|talked| now.saturating_duration_since(talked) < self.config.move_silence)
+        let Some(link) = self.links.get(link) else { return false };
+        let talks = link
+            .talked_at
+            .is_some_and(|talked| now.saturating_duration_since(talked) < self.config.move_silence);
+        link.proven || talks
     }
 
     /// Adds a link to a group and answers REG3. A full group gives up its longest silent link.
-    fn join(&mut self, now: Instant, group: u32, from: (LinkAddr, u32), out: &mut Actions) {
+    fn join(&mut self, now: Instant, group: u32, from: (LinkAddr, u32), credit: i32, out: &mut Actions) {
         let free = self.links.free_slot(group);
         let Some(slot) = free.or_else(|| self.links.longest_silent(group)) else { return };
         if free.is_none() {
             self.remove_link(slot, LeaveReason::Evicted, out);
         }
-        self.add_link(now, group, slot, from, false, out);
+        self.add_link(now, group, slot, from, Joining::Ticket(credit + REG_LEN as i32), out);
         self.links.reg3.arm(slot, now);
-        self.reply_reg3(slot, out);
-        self.counters.reg3_sent += 1;
+        self.counters.reg3_sent += u64::from(self.reply_reg3(slot, out));
     }
 
     /// A member asks again: it has not heard the answer, or it was away.
@@ -166,28 +216,27 @@ impl Receiver {
             link.has_kept_alive = false;
             self.links.reg3.arm(slot, now);
         }
-        self.reply_reg3(slot, out);
-        self.counters.reg3_sent += 1;
+        self.counters.reg3_sent += u64::from(self.reply_reg3(slot, out));
         Verdict::Consumed
     }
 
     /// NGP to a probing sender, within the budget.
-    fn no_group(&mut self, now: Instant, from: LinkAddr, out: &mut Actions) -> Verdict {
+    fn no_group(&mut self, now: Instant, (from, hash): (LinkAddr, u32), out: &mut Actions) -> Verdict {
         let rate = self.config.ngp_rate;
         if !self.ngp.get_or_insert_with(|| Bucket::full(rate, now)).take(rate, now) {
             return Verdict::Drop(DropReason::NgpBudget);
         }
         reply_short(from, PacketType::RegNgp, out);
+        self.pending.note(now, (from, hash), REG_LEN, SHORT_PADDED_LEN);
         self.counters.ngp_sent += 1;
         Verdict::Consumed
     }
 
-    fn reply_reg3(&mut self, slot: u32, out: &mut Actions) {
-        if let Some(link) = self.links.get_mut(slot)
-            && reply_short(link.addr, PacketType::Reg3, out)
-        {
-            link.spend_free(SHORT_PADDED_LEN);
-        }
+    /// REG3, if the link has earned it.
+    fn reply_reg3(&mut self, slot: u32, out: &mut Actions) -> bool {
+        self.links
+            .get_mut(slot)
+            .is_some_and(|link| link.spend(SHORT_PADDED_LEN) && reply_short(link.addr, PacketType::Reg3, out))
     }
 
     /// Repeats REG3 to members that are silent and have sent no keepalive since they joined: the answer was lost, and a
@@ -205,11 +254,9 @@ impl Receiver {
                 link.srt_at.is_some_and(|at| now.saturating_duration_since(at) < self.config.reg3_repeat);
             link.reg3_repeats += u8::from(!talks);
             self.links.reg3.arm(slot, now);
-            if talks {
-                continue;
+            if !talks {
+                self.counters.reg3_repeated += u64::from(self.reply_reg3(slot, out));
             }
-            self.reply_reg3(slot, out);
-            self.counters.reg3_repeated += 1;
         }
     }
 
@@ -218,22 +265,22 @@ impl Receiver {
         while self.has_room(out)
             && let Some((addr, sender_half)) = self.pending.pop_due(now)
         {
-            let full = self.full_id(&sender_half);
-            if reply_reg2(addr, &full, out) {
+            if self.admission.admits_stock(addr.ip()) && self.lanes.stock(Stock::Repeat, now) {
+                reply_reg2(addr, &self.full_id(&sender_half), out);
                 self.counters.reg2_repeated += 1;
             }
         }
     }
 }
 
-fn reply_reg2(to: LinkAddr, id: &GroupId, out: &mut Actions) -> bool {
-    out.push_with(Action::Reply { to }, REG_LEN, |buf| {
-        emit_reg(PacketType::Reg2, &id.0, buf);
-    })
+fn reply_reg2(to: LinkAddr, id: &GroupId, out: &mut Actions) {
+    let mut packet = [0; REG_LEN];
+    emit_reg(PacketType::Reg2, &id.0, &mut packet);
+    reply(to, &packet, out);
 }
 
 fn reply_short(to: LinkAddr, kind: PacketType, out: &mut Actions) -> bool {
-    out.push_with(Action::Reply { to }, SHORT_PADDED_LEN, |buf| {
-        emit_short(kind, SHORT_PADDED_LEN, buf);
-    })
+    let mut packet = [0; SHORT_PADDED_LEN];
+    emit_short(kind, SHORT_PADDED_LEN, &mut packet);
+    reply(to, &packet, out)
 }

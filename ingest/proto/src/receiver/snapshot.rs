@@ -1,9 +1,10 @@
 //! The receiver's state for display: owned values, made on demand, never on the packet path.
 
 use super::Receiver;
-use super::groups::Group;
+use super::groups::{Group, Stage};
 use crate::wire::Telemetry;
 use crate::{GroupKey, LinkAddr, LinkKey};
+use bondgate_auth::sa1::KeyId;
 use std::time::{Duration, Instant};
 
 /// A group as it was at the time of the snapshot.
@@ -11,8 +12,12 @@ use std::time::{Duration, Instant};
 pub struct GroupSnapshot {
     /// The group.
     pub key: GroupKey,
-    /// The first four bytes of its ID, for people; not a secret.
+    /// The first four bytes of its ID, or of a device's group nonce, for people; not a secret.
     pub id_prefix: [u8; 4],
+    /// The key of its device; none of a stock sender.
+    pub key_id: Option<KeyId>,
+    /// Its stream is not accepted yet: it may only shake hands.
+    pub is_on_probation: bool,
     /// Since it was opened.
     pub age: Duration,
     /// It has carried SRT data.
@@ -52,7 +57,7 @@ pub struct LinkSnapshot {
     pub is_on_probation: bool,
     /// It is the link that last carried plausible SRT.
     pub is_newest_source: bool,
-    /// Datagrams received, of any kind.
+    /// Datagrams received, of any kind; of a device's link those that were taken.
     pub received_packets: u64,
     /// Their bytes.
     pub received_bytes: u64,
@@ -83,7 +88,9 @@ pub(super) fn of(now: Instant, receiver: &Receiver, slot: u32, group: &Group) ->
     });
     GroupSnapshot {
         key: receiver.groups.key(slot),
-        id_prefix: group.id.0.first_chunk().copied().unwrap_or_default(),
+        id_prefix: group.identity.prefix(),
+        key_id: group.device().map(|device| device.key_id),
+        is_on_probation: matches!(group.stage, Stage::Probation(_)),
         age: since(group.opened_at),
         carried_data: group.carried_data,
         server_socket_id: group.session.server_id,

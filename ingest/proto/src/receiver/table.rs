@@ -70,6 +70,11 @@ impl Index {
         found.next().is_none().then_some(slot)
     }
 
+    /// All slots under `hash`, those of other keys with the same hash included.
+    pub(super) fn all(&self, hash: u32) -> impl Iterator<Item = u32> + '_ {
+        self.candidates(hash).map(|(_, slot)| slot)
+    }
+
     /// Stores `slot` under `hash`. The caller knows it is not there yet. `false` when the index is full.
     pub(super) fn insert(&mut self, hash: u32, slot: u32) -> bool {
         if self.len >= self.max {

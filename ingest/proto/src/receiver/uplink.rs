@@ -1,13 +1,19 @@
 //! Datagrams from senders that are not registration: SRT, keepalives, and what does not belong here.
 
+use super::groups::Stage;
+use super::members::Joining;
 use super::session::Opening;
 use super::{Action, Actions, DropReason, LeaveReason, Notice, Receiver, Verdict};
 use crate::LinkAddr;
 use crate::wire::{
-    self, ACK_HEADER_LEN, Control, DATAGRAM_LEN_MAX, Data, Datagram, Keepalive, Packet, PacketType,
-    SHUTDOWN_LEN, emit_ack, emit_shutdown,
+    self, ACK_HEADER_LEN, Control, ControlType, DATAGRAM_LEN_MAX, Data, Datagram, Keepalive, Packet,
+    PacketType, SHUTDOWN_LEN, emit_ack, emit_shutdown,
 };
+use bondgate_auth::sa1::trailer::SEALED_LEN_MAX;
 use std::time::Instant;
+
+/// Length of the longest SRTLA ACK without a trailer.
+const ACK_LEN_MAX: usize = ACK_HEADER_LEN + 4 * super::ACK_EVERY_MAX as usize;
 
 impl Receiver {
     pub(super) fn uplink(
@@ -22,23 +28,30 @@ impl Receiver {
         }
         let hash = self.hash.of(&from.octets());
         let datagram = wire::classify(bytes);
-        if let Datagram::Srtla(packet) = datagram {
-            match packet.kind() {
-                PacketType::Reg1 => return self.reg1(now, (from, hash), &packet, out),
-                PacketType::Reg2 => return self.reg2(now, (from, hash), &packet, out),
-                _ => {}
-            }
+        if let Datagram::Srtla(packet) = datagram
+            && matches!(packet.kind(), PacketType::Reg1 | PacketType::Reg2)
+        {
+            return self.register(now, (from, hash), &packet, out);
         }
         let Some(link) = self.links.find(from, hash) else {
             return self.stranger(now, (from, hash), &datagram, out);
         };
-        self.links.heard(link, now, bytes.len());
-        match datagram {
+        // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
+        // device's link is kept alive by what it alone can send.
+        let proven = self.links.get(link).is_some_and(|link| link.proven);
+        if !proven {
+            self.links.heard(link, now, bytes.len());
+        }
+        let verdict = match datagram {
             Datagram::SrtData(data) => self.srt_data(now, link, &data, out),
             Datagram::SrtControl(control) => self.srt_control(now, link, &control, out),
-            Datagram::Srtla(packet) => self.srtla(now, link, &packet),
+            Datagram::Srtla(packet) => self.srtla(now, link, &packet, out),
             Datagram::Runt => Verdict::Drop(DropReason::Runt),
+        };
+        if proven && !matches!(verdict, Verdict::Drop(_)) {
+            self.links.heard(link, now, bytes.len());
         }
+        verdict
     }
 
     /// An address that is no member's: a link of another shard, or a link whose address was changed by a NAT.
@@ -66,7 +79,8 @@ impl Receiver {
     }
 
     /// Follows a link to a new address: SRT data whose socket ID names exactly one group and whose sequence number is
-    /// near that group's newest becomes a link on probation. It may push out a dead link, never a live one.
+    /// near that group's newest becomes a link on probation. It may push out a dead link, never a live one. Links of
+    /// devices register anew instead.
     fn adopt(
         &mut self,
         now: Instant,
@@ -78,7 +92,11 @@ impl Receiver {
             return None;
         }
         let group = self.groups.find_server(&self.hash, data.dest_socket_id())?;
-        if !self.groups.get(group)?.session.would_accept(data, self.config.seq_window) || !self.has_room(out)
+        let found = self.groups.get(group)?;
+        if found.device().is_some()
+            || !matches!(found.stage, Stage::Accepted)
+            || !found.session.would_accept(data, self.config.seq_window)
+            || !self.has_room(out)
         {
             return None;
         }
@@ -90,7 +108,7 @@ impl Receiver {
             }
             self.remove_link(slot, LeaveReason::Evicted, out);
         }
-        self.add_link(now, group, slot, from, true, out);
+        self.add_link(now, group, slot, from, Joining::Roamed, out);
         self.counters.links_roamed += 1;
         Some(slot)
     }
@@ -102,6 +120,14 @@ impl Receiver {
         else {
             return Verdict::Drop(DropReason::NotMember);
         };
+        match group.stage {
+            Stage::Accepted => {}
+            Stage::Probation(_) => return Verdict::Drop(DropReason::Probation),
+            Stage::Condemned => return Verdict::Drop(DropReason::Revoked),
+        }
+        if !group.session.admits_uplink(data.dest_socket_id(), false) {
+            return Verdict::Drop(DropReason::ForeignSocket);
+        }
         let server_id = group.session.server_id;
         let plausible = group.session.follow_data(data, self.config.seq_window, link.probation.is_none());
         if plausible {
@@ -114,8 +140,7 @@ impl Receiver {
             }
         }
         if !group.carried_data {
-            group.carried_data = true;
-            self.groups.ghosts.disarm(group_slot);
+            self.groups.carries_data(group_slot);
         }
         let learned = self.groups.get(group_slot).is_some_and(|group| group.session.server_id != server_id);
         if learned {
@@ -145,6 +170,20 @@ impl Receiver {
         let (Some(link), Some(group)) = (self.links.get(link_slot), self.groups.get_mut(group_slot)) else {
             return Verdict::Drop(DropReason::NotMember);
         };
+        let is_handshake = control.control_type() == ControlType::Handshake;
+        match &mut group.stage {
+            Stage::Accepted => {}
+            Stage::Probation(_) if !is_handshake => return Verdict::Drop(DropReason::Probation),
+            Stage::Probation(budget) => {
+                if !budget.take(self.config.handshake_rate, now) {
+                    return Verdict::Drop(DropReason::ProbationBudget);
+                }
+            }
+            Stage::Condemned => return Verdict::Drop(DropReason::Revoked),
+        }
+        if !group.session.admits_uplink(control.dest_socket_id(), is_handshake) {
+            return Verdict::Drop(DropReason::ForeignSocket);
+        }
         if link.probation.is_none() {
             if group.session.accepts_control(control) {
                 group.newest_source = Some(link_slot);
@@ -158,7 +197,7 @@ impl Receiver {
 
     /// The encoder has begun a new session: end the old one for the SRT server's sake, and forget what was to be
     /// acknowledged of it.
-    fn replace_session(
+    pub(super) fn replace_session(
         &mut self,
         group_slot: u32,
         old_server_id: Option<u32>,
@@ -191,7 +230,6 @@ impl Receiver {
         let key = self.groups.key(group_slot);
         if let Some(link) = self.links.get_mut(link_slot) {
             link.srt_at = Some(now);
-            link.credit_bytes = (link.credit_bytes + len as u32).min(self.config.credit_cap_bytes);
         }
         if let Some(group) = self.groups.get_mut(group_slot) {
             group.forwarder_open = group.forwarder_open || out.push(Action::OpenForwarder(key));
@@ -202,35 +240,91 @@ impl Receiver {
         Verdict::Forward(key)
     }
 
-    /// A keepalive goes back as it came. Everything else of SRTLA has no business here.
-    fn srtla(&mut self, now: Instant, link_slot: u32, packet: &Packet<'_>) -> Verdict {
+    /// A keepalive goes back as it came, or with our own trailer. Everything else of SRTLA has no business here.
+    fn srtla(&mut self, now: Instant, link_slot: u32, packet: &Packet<'_>, out: &mut Actions) -> Verdict {
+        if packet.kind() != PacketType::Keepalive {
+            return Verdict::Drop(DropReason::UnexpectedSrtla);
+        }
+        match self.groups.get(self.links.group_of(link_slot)) {
+            None => return Verdict::Drop(DropReason::NotMember),
+            Some(group) if group.is_condemned() => return Verdict::Drop(DropReason::Revoked),
+            Some(_) => {}
+        }
+        if self.seals.seals_keepalives(link_slot) {
+            return self.sealed_keepalive(now, link_slot, packet.bytes(), out);
+        }
         let Some(keepalive) = packet.keepalive() else { return Verdict::Drop(DropReason::UnexpectedSrtla) };
+        if let Err(reason) = self.keepalive(now, link_slot, &keepalive, packet.bytes().len()) {
+            return Verdict::Drop(reason);
+        }
+        Verdict::ToLink(self.links.key(link_slot))
+    }
+
+    fn sealed_keepalive(
+        &mut self,
+        now: Instant,
+        link_slot: u32,
+        sealed: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
+        if !out.has_room(1, SEALED_LEN_MAX) {
+            return Verdict::Drop(DropReason::ActionsFull);
+        }
+        let plain = match self.seals.open(link_slot, now, sealed) {
+            Ok(plain) => plain,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let Some(keepalive) = Packet::new(plain).and_then(|packet| packet.keepalive()) else {
+            return Verdict::Drop(DropReason::TrailerShape);
+        };
+        if let Err(reason) = self.keepalive(now, link_slot, &keepalive, sealed.len()) {
+            return Verdict::Drop(reason);
+        }
+        if let Some(link) = self.links.get(link_slot)
+            && let Some((echo, len)) = self.seals.seal(link_slot, plain)
+        {
+            reply(link.addr, &echo[..len], out);
+        }
+        Verdict::Consumed
+    }
+
+    /// Takes a keepalive and books its echo of `len` bytes.
+    fn keepalive(
+        &mut self,
+        now: Instant,
+        link_slot: u32,
+        keepalive: &Keepalive,
+        len: usize,
+    ) -> Result<(), DropReason> {
         self.links.talked(link_slot, now, true);
         let rate = self.config.keepalive_rate;
-        let Some(link) = self.links.get_mut(link_slot) else { return Verdict::Drop(DropReason::NotMember) };
+        let link = self.links.get_mut(link_slot).ok_or(DropReason::NotMember)?;
         if !link.keepalives.take(rate, now) {
-            return Verdict::Drop(DropReason::KeepaliveBudget);
+            return Err(DropReason::KeepaliveBudget);
         }
         if let Keepalive::Extended { telemetry, .. } = keepalive {
-            link.telemetry = Some(telemetry);
+            link.telemetry = Some(*telemetry);
         }
-        link.spend_free(packet.bytes().len());
-        Verdict::ToLink(self.links.key(link_slot))
+        if link.spend(len) { Ok(()) } else { Err(DropReason::NoCredit) }
     }
 
     /// Sends the SRTLA ACK for what a link has collected.
     fn send_ack(&mut self, link_slot: u32, out: &mut Actions) {
         let Some(link) = self.links.get_mut(link_slot) else { return };
-        let len = ACK_HEADER_LEN + 4 * link.unacked().len();
-        if link.unacked().is_empty() || !link.spend(len) {
-            link.clear_unacked();
+        let (to, mut ack) = (link.addr, [0; ACK_LEN_MAX]);
+        let len = emit_ack(link.unacked(), &mut ack).map_or(0, <[u8]>::len);
+        let wanted = !link.unacked().is_empty() && link.spend(len);
+        link.clear_unacked();
+        if !wanted {
             return;
         }
-        let sent = out.push_with(Action::Reply { to: link.addr }, len, |buf| {
-            emit_ack(link.unacked(), buf);
-        });
+        let sealed = self.seals.seals_acks(link_slot).then(|| self.seals.seal(link_slot, &ack[..len]));
+        let sent = match &sealed {
+            None => reply(to, &ack[..len], out),
+            Some(Some((sealed, len))) => reply(to, &sealed[..*len], out),
+            Some(None) => false,
+        };
         self.counters.acks_sent += u64::from(sent);
-        link.clear_unacked();
     }
 
     /// Sends the partial SRTLA ACKs that are due.
@@ -243,4 +337,8 @@ impl Receiver {
             self.counters.acks_flushed += self.counters.acks_sent - before;
         }
     }
+}
+
+pub(super) fn reply(to: LinkAddr, bytes: &[u8], out: &mut Actions) -> bool {
+    out.push_with(Action::Reply { to }, bytes.len(), |buf| buf.copy_from_slice(bytes))
 }

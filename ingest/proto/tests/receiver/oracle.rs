@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 const GROUPS: usize = 3;
 const LINKS: usize = 3;
-const CREDIT: u32 = 600;
 const CREDIT_CAP: u32 = 5_000;
 
 #[derive(Clone, Debug)]
@@ -58,7 +57,7 @@ struct ModelLink {
     reg3_repeats: u32,
     unacked: Vec<u32>,
     flush_due: Option<Instant>,
-    credit: u32,
+    credit: i64,
     tokens: f64,
     tokens_at: Instant,
 }
@@ -73,21 +72,43 @@ struct ModelGroup {
     empty_since: Option<(Instant, u64)>,
 }
 
+struct ModelPending {
+    addr: LinkAddr,
+    credit: i64,
+    touched: Instant,
+    waits: Option<(u8, Instant)>,
+}
+
 struct Model {
     now: Instant,
     epoch: u32,
     /// Counts events, to tell apart what happens in the same step.
     ticks: u64,
     groups: Vec<ModelGroup>,
-    pending: Vec<(LinkAddr, u8, Instant)>,
+    /// Addresses that are registering: what they may be sent, when they last registered, and the REG2 that waits.
+    pending: Vec<ModelPending>,
     seq: u32,
     config: ReceiverConfig,
 }
 
 impl Model {
-    fn hear(&mut self, g: usize, l: usize) {
+    fn registers(&mut self, from: LinkAddr, answer: usize) -> &mut ModelPending {
+        let known = self.pending.iter().position(|entry| entry.addr == from);
+        let at = known.unwrap_or_else(|| {
+            let entry = ModelPending { addr: from, credit: 0, touched: self.now, waits: None };
+            self.pending.push(entry);
+            self.pending.len() - 1
+        });
+        let entry = &mut self.pending[at];
+        entry.credit += 258 - answer as i64;
+        entry.touched = self.now;
+        entry
+    }
+
+    fn hear(&mut self, g: usize, l: usize, len: usize) {
         self.ticks += 1;
         let link = self.groups[g].links[l].as_mut().unwrap();
+        link.credit = (link.credit + len as i64).min(CREDIT_CAP.into());
         if link.heard.0 != self.now {
             link.heard = (self.now, self.ticks);
         }
@@ -113,8 +134,8 @@ impl Model {
     }
 
     fn reg1(&mut self, from: LinkAddr, half: u8) -> (Expect, Replies) {
-        self.pending.retain(|entry| entry.0 != from);
-        self.pending.push((from, half, self.now + self.config.reg2_repeat));
+        let due = self.now + self.config.reg2_repeat;
+        self.registers(from, 258).waits = Some((half, due));
         (Expect::Consumed, vec![(from, self.answer(half))])
     }
 
@@ -125,17 +146,21 @@ impl Model {
             .iter()
             .any(|&epoch| with_ticket(&half(half_), epoch) == *id);
         if !stored && !valid {
+            self.registers(from, 32);
             return (Expect::Consumed, vec![(from, ngp())]);
         }
-        self.pending.retain(|entry| entry.0 != from);
+        let saved: i64 =
+            self.pending.iter().filter(|entry| entry.addr == from).map(|entry| entry.credit).sum();
+        self.pending.retain(|entry| entry.addr != from);
         let yes = (Expect::Consumed, vec![(from, reg3())]);
         if let Some((g, l)) = self.member(from) {
             let same_group = self.groups[g].half == half_;
             if same_group {
-                self.hear(g, l);
+                self.hear(g, l, 258);
             }
             let link = self.groups[g].links[l].as_mut().unwrap();
             if same_group {
+                assert!(link.pay(32));
                 link.reg3_repeats = 0;
                 link.reg3_due = Some(self.now + self.config.reg3_repeat);
                 return yes;
@@ -185,7 +210,7 @@ impl Model {
             reg3_repeats: 0,
             unacked: Vec::new(),
             flush_due: None,
-            credit: CREDIT,
+            credit: saved + 258 - 32,
             tokens: f64::from(self.config.keepalive_rate.burst),
             tokens_at: self.now,
         });
@@ -216,12 +241,11 @@ impl Model {
 
     fn srt(&mut self, from: LinkAddr, len: usize, seq: Option<u32>) -> (Expect, Replies) {
         let Some((g, l)) = self.member(from) else { return (Expect::Drop(DropReason::NotMember), vec![]) };
-        self.hear(g, l);
+        self.hear(g, l, len);
         let group = &mut self.groups[g];
         let link = group.links[l].as_mut().unwrap();
         link.talked = Some(self.now);
         link.srt = Some(self.now);
-        link.credit = (link.credit + len as u32).min(CREDIT_CAP);
         group.newest = Some(from);
         let mut replies = vec![];
         if let Some(seq) = seq {
@@ -239,7 +263,7 @@ impl Model {
 
     fn keepalive(&mut self, from: LinkAddr) -> Expect {
         let Some((g, l)) = self.member(from) else { return Expect::Drop(DropReason::NotMember) };
-        self.hear(g, l);
+        self.hear(g, l, 38);
         let rate = self.config.keepalive_rate;
         let link = self.groups[g].links[l].as_mut().unwrap();
         link.talked = Some(self.now);
@@ -251,6 +275,7 @@ impl Model {
             return Expect::Drop(DropReason::KeepaliveBudget);
         }
         link.tokens -= 1.0;
+        assert!(link.pay(38), "an echo is always earned");
         Expect::ToLink(from)
     }
 
@@ -302,9 +327,17 @@ impl Model {
         self.now += Duration::from_millis(100);
         let now = self.now;
         let mut replies = vec![];
-        let due: Vec<_> = self.pending.iter().filter(|entry| entry.2 <= now).copied().collect();
-        self.pending.retain(|entry| entry.2 > now);
-        replies.extend(due.into_iter().map(|(to, half, _)| (to, self.answer(half))));
+        let mut due = vec![];
+        for entry in &mut self.pending {
+            if let Some((half, _)) = entry.waits.take_if(|(_, at)| *at <= now)
+                && entry.credit - 258 >= -32
+            {
+                entry.credit -= 258;
+                due.push((entry.addr, half));
+            }
+        }
+        replies.extend(due.into_iter().map(|(to, half)| (to, self.answer(half))));
+        self.pending.retain(|entry| now - entry.touched < Duration::from_secs(5));
         let mut silent = vec![];
         for g in 0..self.groups.len() {
             for l in 0..LINKS {
@@ -320,7 +353,7 @@ impl Model {
                     }
                     if link.reg3_repeats < 5 && !talks {
                         link.reg3_repeats += 1;
-                        replies.push((link.addr, reg3()));
+                        replies.extend(link.pay(32).then(|| (link.addr, reg3())));
                     }
                 }
                 if now - link.heard.0 >= self.config.link_timeout + Duration::from_millis(100) {
@@ -347,9 +380,9 @@ impl Model {
 
 impl ModelLink {
     fn pay(&mut self, len: usize) -> bool {
-        let enough = self.credit >= len as u32;
+        let enough = self.credit >= len as i64;
         if enough {
-            self.credit -= len as u32;
+            self.credit -= len as i64;
         }
         enough
     }
@@ -461,7 +494,7 @@ fn check(rig: &mut Rig, model: &mut Model, op: &Op) {
         Op::Junk { from } => {
             let reason = DropReason::UnexpectedSrtla;
             if let Some((g, l)) = model.member(link(from)) {
-                model.hear(g, l);
+                model.hear(g, l, 4);
             }
             (vec![0x93, 0, 0, 0], from, Expect::Drop(reason), vec![])
         }
@@ -518,7 +551,6 @@ proptest! {
         let config = ReceiverConfig {
             groups_max: GROUPS,
             links_per_group_max: LINKS,
-            credit_initial_bytes: CREDIT,
             credit_cap_bytes: CREDIT_CAP,
             roaming: false,
             ..ReceiverConfig::default()

@@ -175,7 +175,7 @@ impl Rig {
     pub fn down(&mut self, group: GroupKey, bytes: &[u8]) -> Verdict {
         let verdict = self.receiver.handle_downlink(self.now, group, bytes, &mut self.out);
         assert!(self.receiver.counters().is_conserved());
-        assert!(self.take().is_empty());
+        assert!(replies(&self.take()).is_empty(), "the return path answers nobody");
         verdict
     }
 

@@ -3,17 +3,20 @@
 use crate::rig::*;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{
-    Action, Actions, Admission, AdmitPolicy, Cidr, CloseReason, Command, DropReason, GroupProof, Notice,
-    ReceiverConfig, StockAdmission, Verdict,
+    Action, Actions, Admission, AdmitPolicy, Cidr, CloseReason, Command, DropReason, GroupProof, LaneRates,
+    Notice, Rate, ReceiverConfig, StockAdmission, Verdict,
 };
 
 #[test]
 fn r01_a_hundred_thousand_reg1_leave_no_trace() {
-    let mut rig = Rig::new();
+    let unlimited = Rate { per_s: 1_000_000, burst: 1_000_000 };
+    let lanes = LaneRates { stock_reg1: unlimited, ..LaneRates::default() };
+    let mut rig = Rig::with(ReceiverConfig { lanes, ngp_rate: unlimited, ..ReceiverConfig::default() });
     for n in 0..100_000u32 {
         let mut id = [0; 256];
         id[..4].copy_from_slice(&n.to_be_bytes());
         let from = LinkAddr::new((std::net::Ipv4Addr::from(0x0A00_0000 + n), 5000).into());
+        rig.feed(from, &reg2(&id));
         assert_eq!(rig.up(from, &reg1(&id)).0, Verdict::Consumed);
     }
     assert_eq!(rig.groups(), 0);
@@ -53,6 +56,10 @@ fn r02_no_refusal_is_ever_sent() {
 #[test]
 fn r03_reg2_is_repeated_once_after_150_ms_if_no_join_came() {
     let mut rig = Rig::new();
+    // A sender that did not probe has not earned a second answer.
+    rig.feed(link(0), &reg1(&probe_id(1)));
+    assert!(rig.advance(ms(10_000)).is_empty());
+    rig.feed(link(0), &reg2(&probe_id(2)));
     let (_, did) = rig.up(link(0), &reg1(&probe_id(1)));
     let answer = replies(&did)[0].clone();
     let start = rig.now;
@@ -61,6 +68,7 @@ fn r03_reg2_is_repeated_once_after_150_ms_if_no_join_came() {
     assert_eq!(did[0], (start + ms(150), Action::Reply { to: link(0) }, answer.1.clone()));
     assert_eq!(rig.receiver.poll_timeout(), None);
     // With a join in time there is no repetition; a link that says REG1 twice gets one.
+    rig.feed(link(0), &reg2(&probe_id(2)));
     rig.feed(link(0), &reg1(&probe_id(1)));
     rig.advance(ms(100));
     rig.feed(link(0), &reg1(&probe_id(1)));

@@ -306,7 +306,13 @@ fn t13_encoder_restart_inside_a_living_group() {
     for seq in 0..5 {
         rig.feed(link(0), &data(1_000_000 + seq, 22));
     }
-    let (verdict, did) = rig.up(link(1), &induction(12));
+    // A handshake that may be forged ends nothing; one that shows the server's cookie does.
+    assert_eq!(rig.up(link(1), &induction(12)), (Verdict::Forward(group), vec![]));
+    rig.feed(link(1), &conclusion(12, 50));
+    assert_eq!(rig.receiver.counters().sessions_replaced, 0, "no cookie was given yet");
+    assert_eq!(rig.down(group, &handshake(1, 12, 0, 12)), Verdict::ToLink(rig.link_key(link(1))));
+    rig.feed(link(0), &data(1_000_005, 22));
+    let (verdict, did) = rig.up(link(1), &conclusion(12, 50));
     assert_eq!(verdict, Verdict::Forward(group));
     let shutdown = words(&[0x8005_0000, 0, 777, 22, 0]);
     assert_eq!(did[0], (Action::SendDownstream { group }, shutdown));
@@ -316,13 +322,12 @@ fn t13_encoder_restart_inside_a_living_group() {
         "the old session's packets are not acknowledged any more"
     );
     // Late packets of the old session do not spoil the new one, which begins with a lower number.
-    rig.feed(link(0), &data(1_000_005, 22));
-    rig.feed(link(1), &conclusion(12, 50));
+    rig.feed(link(0), &data(1_000_006, 22));
     let _ = rig.down(group, &conclusion_answer(12, 33));
     assert_eq!(rig.one_link(group, &control(1, 0, 12)), Some(link(1)));
     rig.feed(link(0), &data(50, 33));
     assert_eq!(rig.one_link(group, &control(1, 0, 12)), Some(link(0)), "the new numbers are plausible");
-    rig.feed(link(1), &data(1_000_006, 22));
+    assert_eq!(rig.up(link(1), &data(1_000_007, 22)).0, Verdict::Drop(DropReason::ForeignSocket));
     assert_eq!(rig.one_link(group, &control(1, 0, 12)), Some(link(0)), "old data attracts no return traffic");
     assert_eq!(rig.up(link(0), &induction(11)).1, [], "a late copy of the old induction ends nothing");
     assert_eq!(rig.receiver.counters().sessions_replaced, 1);
@@ -335,6 +340,20 @@ fn t13_a_restart_after_the_receiver_was_restarted_too_still_ends_the_old_session
     let group = rig.register(&half(1), &[link(0)]);
     // No handshake seen: the session is learned from its data.
     rig.feed(link(0), &data(500, 22));
-    let (_, did) = rig.up(link(0), &induction(12));
+    rig.feed(link(0), &induction(12));
+    let _ = rig.down(group, &handshake(1, 12, 0, 12));
+    let (_, did) = rig.up(link(0), &conclusion(12, 100));
     assert_eq!(did[0], (Action::SendDownstream { group }, words(&[0x8005_0000, 0, 777, 22, 0])));
+}
+
+/// The receiver saw nothing of the handshake but its end: the server's word counts too.
+#[test]
+fn t13_the_server_may_replace_a_session() {
+    let mut rig = Rig::new();
+    let group = rig.register(&half(1), &[link(0)]);
+    rig.open_session(group, link(0), 11, 22, 100);
+    let _ = rig.receiver.handle_downlink(rig.now, group, &conclusion_answer(12, 33), &mut rig.out);
+    let did = rig.take();
+    assert_eq!(did[0], (Action::SendDownstream { group }, words(&[0x8005_0000, 0, 777, 22, 0])));
+    assert_eq!(rig.up(link(0), &data(100, 33)).0, Verdict::Forward(group));
 }

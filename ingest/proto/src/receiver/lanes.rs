@@ -1,0 +1,254 @@
+//! Budgets of registration: what is paid before a MAC is computed or an answer sent.
+//!
+//! SA1's lanes are those of the specification (5.3): each is fed by what was proven before, so that whoever lacks a proof
+//! cannot empty the lane of those who have it. Stock registration has lanes of its own. Together they are the crypto
+//! budget of a core. Promises: O(1), all memory is taken when the receiver or a policy is made; sources share a table of
+//! fixed size under a keyed hash, so that nobody can choose whose bucket to empty.
+
+use super::bucket::{Bucket, Rate};
+use super::table::KeyHash;
+use bondgate_auth::sa1::KeyId;
+use bondgate_auth::sa1::receiver::{Budget, Lane};
+use bondgate_auth::table::KeyTable;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+/// Buckets for sources in each table.
+const SOURCES: usize = 4096;
+
+/// The rates of all lanes. Those without "per" are of the whole shard; their sum is the shard's crypto budget, 20,000
+/// MACs per second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneRates {
+    /// MAC1, per key.
+    pub hello_per_key: Rate,
+    /// MAC1.
+    pub hello: Rate,
+    /// Cookies.
+    pub cookie: Rate,
+    /// MAC3 with a good cookie, per source (IPv4 address or IPv6 /64).
+    pub join_per_source: Rate,
+    /// MAC3 with a good cookie.
+    pub join: Rate,
+    /// MAC3 without a good cookie, per key.
+    pub rechallenge_per_key: Rate,
+    /// MAC3 without a good cookie.
+    pub rechallenge: Rate,
+    /// Links that join, move or renew their keys, per key; refusal 8 beyond.
+    pub changes_per_key: Rate,
+    /// REG1 and REG2 without a key, per source. A phone with 16 modems that restarts sends 33 packets at once, and a few
+    /// of them may share a carrier's NAT.
+    pub stock_per_source: Rate,
+    /// REG1 without a key.
+    pub stock_reg1: Rate,
+    /// REG2 without a key, but with what looks like a ticket.
+    pub stock_join: Rate,
+    /// REG2 repeated because no join came.
+    pub reg2_repeat: Rate,
+}
+
+impl Default for LaneRates {
+    fn default() -> Self {
+        let rate = |per_s, burst| Rate { per_s, burst };
+        Self {
+            hello_per_key: rate(10, 20),
+            hello: rate(5000, 2500),
+            cookie: rate(4000, 2000),
+            join_per_source: rate(50, 200),
+            join: rate(4000, 2000),
+            rechallenge_per_key: rate(10, 20),
+            rechallenge: rate(1000, 500),
+            changes_per_key: rate(20, 64),
+            stock_per_source: rate(32, 128),
+            stock_reg1: rate(4000, 4000),
+            stock_join: rate(2000, 2000),
+            reg2_repeat: rate(20, 64),
+        }
+    }
+}
+
+/// The lanes of one shard.
+pub(super) struct Lanes {
+    rates: LaneRates,
+    keys: Vec<KeyLanes>,
+    hello: Bucket,
+    cookie: Bucket,
+    join: Bucket,
+    rechallenge: Bucket,
+    stock_reg1: Bucket,
+    stock_join: Bucket,
+    reg2_repeat: Bucket,
+    joins: Box<[Bucket]>,
+    stock: Box<[Bucket]>,
+}
+
+#[derive(Clone, Copy)]
+struct KeyLanes {
+    hello: Bucket,
+    rechallenge: Bucket,
+    changes: Bucket,
+}
+
+/// A kind of stock registration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stock {
+    Reg1,
+    Join,
+    Repeat,
+}
+
+impl Lanes {
+    pub(super) fn new(rates: LaneRates, keys: &KeyTable, now: Instant) -> Self {
+        let full = |rate| Bucket::full(rate, now);
+        let sources = |rate| vec![full(rate); SOURCES].into_boxed_slice();
+        let mut lanes = Self {
+            rates,
+            keys: Vec::new(),
+            hello: full(rates.hello),
+            cookie: full(rates.cookie),
+            join: full(rates.join),
+            rechallenge: full(rates.rechallenge),
+            stock_reg1: full(rates.stock_reg1),
+            stock_join: full(rates.stock_join),
+            reg2_repeat: full(rates.reg2_repeat),
+            joins: sources(rates.join_per_source),
+            stock: sources(rates.stock_per_source),
+        };
+        lanes.renumber(keys, now);
+        lanes
+    }
+
+    /// Another table of keys: their numbers mean others now, and all begin with full buckets.
+    pub(super) fn renumber(&mut self, keys: &KeyTable, now: Instant) {
+        let full = KeyLanes {
+            hello: Bucket::full(self.rates.hello_per_key, now),
+            rechallenge: Bucket::full(self.rates.rechallenge_per_key, now),
+            changes: Bucket::full(self.rates.changes_per_key, now),
+        };
+        self.keys.clear();
+        self.keys.resize(keys.len(), full);
+    }
+
+    /// What SA1 pays from for one datagram.
+    pub(super) fn purse<'a>(&'a mut self, keys: &'a KeyTable, source: u32, now: Instant) -> Purse<'a> {
+        Purse { lanes: self, keys, source, now }
+    }
+
+    /// A link of this key joins, moves or renews its keys.
+    pub(super) fn change(&mut self, key_slot: u32, now: Instant) -> bool {
+        let rate = self.rates.changes_per_key;
+        self.keys.get_mut(key_slot as usize).is_some_and(|key| key.changes.take(rate, now))
+    }
+
+    /// A stock registration from this source.
+    pub(super) fn stock_source(&mut self, source: u32, now: Instant) -> bool {
+        take_of(&mut self.stock, source, self.rates.stock_per_source, now)
+    }
+
+    /// A stock registration, from whomever.
+    pub(super) fn stock(&mut self, kind: Stock, now: Instant) -> bool {
+        match kind {
+            Stock::Reg1 => self.stock_reg1.take(self.rates.stock_reg1, now),
+            Stock::Join => self.stock_join.take(self.rates.stock_join, now),
+            Stock::Repeat => self.reg2_repeat.take(self.rates.reg2_repeat, now),
+        }
+    }
+}
+
+fn take_of(buckets: &mut [Bucket], source: u32, rate: Rate, now: Instant) -> bool {
+    let place = source as usize % SOURCES;
+    buckets.get_mut(place).is_some_and(|bucket| bucket.take(rate, now))
+}
+
+/// The lanes as SA1's verification sees them. The narrow bucket is paid before the wide one, so that one key or source
+/// alone cannot empty what all share.
+pub(super) struct Purse<'a> {
+    lanes: &'a mut Lanes,
+    keys: &'a KeyTable,
+    source: u32,
+    now: Instant,
+}
+
+impl Budget for Purse<'_> {
+    fn take(&mut self, lane: Lane, _from: SocketAddr, key_id: KeyId) -> bool {
+        let Self { lanes, keys, source, now } = self;
+        let (rates, now) = (&lanes.rates, *now);
+        let key = keys.entry(&key_id).and_then(|entry| lanes.keys.get_mut(entry.slot as usize));
+        match lane {
+            Lane::Hello => {
+                key.is_some_and(|key| key.hello.take(rates.hello_per_key, now))
+                    && lanes.hello.take(rates.hello, now)
+            }
+            Lane::Cookie => lanes.cookie.take(rates.cookie, now),
+            Lane::Join => {
+                take_of(&mut lanes.joins, *source, rates.join_per_source, now)
+                    && lanes.join.take(rates.join, now)
+            }
+            Lane::Rechallenge => {
+                key.is_some_and(|key| key.rechallenge.take(rates.rechallenge_per_key, now))
+                    && lanes.rechallenge.take(rates.rechallenge, now)
+            }
+        }
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address.
+pub(super) fn source_prefix(ip: IpAddr) -> [u8; 16] {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => {
+            let mut octets = ip.octets();
+            octets[8..].fill(0);
+            octets
+        }
+    }
+}
+
+/// The keyed hash of a source.
+pub(super) fn source_hash(hasher: &KeyHash, ip: IpAddr) -> u32 {
+    hasher.of(&source_prefix(ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_a_64() {
+        let same = |a, b| source_prefix(ip(a)) == source_prefix(ip(b));
+        assert!(same("192.0.2.1", "::ffff:192.0.2.1") && !same("192.0.2.1", "192.0.2.2"));
+        assert!(same("2001:db8::1", "2001:db8::ffff:1") && !same("2001:db8::1", "2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn the_crypto_budget_is_20_000_per_second() {
+        let rates = LaneRates::default();
+        let lanes =
+            [rates.hello, rates.cookie, rates.join, rates.rechallenge, rates.stock_reg1, rates.stock_join];
+        assert_eq!(lanes.iter().map(|rate| rate.per_s).sum::<u32>(), 20_000);
+    }
+
+    /// Whoever empties one lane leaves the others full, and one source leaves room for others.
+    #[test]
+    fn lanes_are_apart() {
+        let now = Instant::now();
+        let keys = KeyTable::default();
+        let mut lanes = Lanes::new(LaneRates::default(), &keys, now);
+        let from = SocketAddr::from(([192, 0, 2, 1], 5000));
+        let take = |lanes: &mut Lanes, lane, source| lanes.purse(&keys, source, now).take(lane, from, [0; 8]);
+        let all =
+            |lanes: &mut Lanes, lane, source| (0..100_000).filter(|_| take(lanes, lane, source)).count();
+        assert_eq!(all(&mut lanes, Lane::Hello, 1), 0, "no key, no bucket");
+        assert_eq!(all(&mut lanes, Lane::Cookie, 1), 2000);
+        assert_eq!(all(&mut lanes, Lane::Join, 1), 200);
+        assert_eq!(all(&mut lanes, Lane::Join, 2), 200);
+        assert_eq!((0..1000).filter(|_| lanes.stock_source(7, now)).count(), 128);
+        assert_eq!((0..9000).filter(|_| lanes.stock(Stock::Reg1, now)).count(), 4000);
+        assert!(lanes.stock_source(8, now) && lanes.stock(Stock::Join, now));
+        assert!(!lanes.change(0, now), "no such key");
+    }
+}
