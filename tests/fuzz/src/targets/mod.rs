@@ -4,6 +4,7 @@
 //! genuine values (issued IDs, live socket IDs) can be reached that no random bytes would guess.
 
 mod config;
+mod keyring;
 mod receiver;
 mod sa1;
 mod script;
@@ -35,6 +36,9 @@ pub const ALL: &[Target] = &[
     Target { name: "sa1_join", run: sa1::join::run, smoke_iterations: 10_000 },
     Target { name: "sa1_sender", run: sa1::sender::run, smoke_iterations: 10_000 },
     Target { name: "sa1_trailer", run: sa1::trailer::run, smoke_iterations: 10_000 },
+    Target { name: "key_text", run: keyring::key_text, smoke_iterations: 10_000 },
+    Target { name: "provision", run: keyring::provision, smoke_iterations: 10_000 },
+    Target { name: "sealed", run: keyring::sealed, smoke_iterations: 3_000 },
     Target { name: "config", run: config::run, smoke_iterations: 3_000 },
     Target { name: "receiver", run: receiver::run, smoke_iterations: 2_000 },
     Target { name: "sender", run: sender::run, smoke_iterations: 1_000 },
