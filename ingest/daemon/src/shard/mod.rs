@@ -352,14 +352,7 @@ impl<B: Backend> Shard<B> {
                 receiver: &self.receiver,
                 wall_ms: self.clocks.now(now).wall_ms,
             };
-            let accepted = relay.answer(now, &caller, &keeper);
-            if let Peer::Bonded(group) = caller.peer {
-                let command = if accepted {
-                    Command::StreamAccepted(group)
-                } else {
-                    // Our SRT cookie came back: the caller is where its packets say.
-                    Command::StreamRefused { group, proven: true }
-                };
+            if let Some(command) = relay.answer(now, &caller, &keeper) {
                 self.receiver.handle_command(now, command, &mut self.actions);
                 self.apply_actions(now);
             }

@@ -27,6 +27,19 @@ pub struct Refusal {
     pub why: String,
 }
 
+impl Refusal {
+    /// The caller showed a token that there is not. Whoever only forgot one, mistyped it, or comes second, has a right to
+    /// be clumsy.
+    pub fn is_guess(&self) -> bool {
+        self.label == "token_unknown"
+    }
+
+    /// The policy says no, and not the state of the stream.
+    pub fn is_of_policy(&self) -> bool {
+        matches!(self.code, 1400 | 1401 | 1403)
+    }
+}
+
 impl From<StreamRefusal> for Refusal {
     fn from(refusal: StreamRefusal) -> Self {
         Self { code: refusal.code, label: refusal.label, why: refusal.why }

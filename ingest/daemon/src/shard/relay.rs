@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bondgate_proto::GroupKey;
+use bondgate_proto::receiver::Command;
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, EndpointConfig, Event, IncomingId, RejectReason};
 
 use bondgate_auth::stream::{Grant, TokenId};
@@ -266,14 +267,21 @@ impl Relay {
         self.callers.pop_front()
     }
 
-    /// Lets a caller in or refuses it; true when it is in.
-    pub fn answer(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> bool {
+    /// Lets a caller in or refuses it, and says what that means for its group, if it has one.
+    pub fn answer(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> Option<Command> {
+        let group = match caller.peer {
+            Peer::Bonded(group) => Some(group),
+            Peer::Plain(_) => None,
+        };
         match self.try_admit(now, caller, keeper) {
-            Ok(()) => true,
+            Ok(()) => group.map(Command::StreamAccepted),
             Err(refusal) => {
                 self.endpoint.reject(now, caller.id, RejectReason::from_code(refusal.code));
+                // Our SRT cookie came back: the caller is where its packets say.
+                let proven = refusal.is_guess();
+                let of_policy = refusal.is_of_policy();
                 self.refusals.add(caller.peer, &caller.stream_id, refusal);
-                false
+                group.filter(|_| of_policy).map(|group| Command::StreamRefused { group, proven })
             }
         }
     }
