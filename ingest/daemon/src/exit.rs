@@ -65,6 +65,8 @@ impl fmt::Display for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let count = error.problems.len();
@@ -74,9 +76,9 @@ impl From<ConfigError> for Failure {
 }
 
 impl From<anyhow::Error> for Failure {
-    /// Shows the whole chain of causes on one line.
+    /// Shows the whole chain of causes on one line. A failure that was carried through as an error stays what it was.
     fn from(error: anyhow::Error) -> Self {
-        Self::runtime(format!("{error:#}"))
+        error.downcast::<Self>().unwrap_or_else(|error| Self::runtime(format!("{error:#}")))
     }
 }
 

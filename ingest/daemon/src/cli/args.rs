@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
 use crate::exit::EXIT_CODES_HELP;
@@ -66,6 +67,12 @@ pub enum Command {
     CheckConfig(CheckConfigArgs),
     /// Writes a commented configuration file and prints the URLs for encoders and players
     Init(InitArgs),
+    /// Makes, lists and ends devices, which register with a key
+    Device(DeviceArgs),
+    /// Replaces, ends and lists the keys of devices
+    Key(KeyArgs),
+    /// Makes, lists and ends the tokens of streams
+    Token(TokenArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

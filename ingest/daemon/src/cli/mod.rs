@@ -5,10 +5,15 @@
 pub mod args;
 pub mod check_config;
 pub mod demo;
+pub mod device;
 pub mod generate;
 pub mod init;
+pub mod key;
+pub mod keyring_args;
+pub mod present;
 pub mod run;
 pub mod send;
+pub mod token;
 pub mod version;
 
 use std::process::ExitCode;
@@ -72,6 +77,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::CheckConfig(args) => check_config::run(&args, &global),
         Command::Init(args) => init::run(&args),
+        Command::Device(args) => device::run(&args, &global),
+        Command::Key(args) => key::run(&args, &global),
+        Command::Token(args) => token::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

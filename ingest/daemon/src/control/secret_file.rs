@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::service::random;
 
@@ -177,7 +178,7 @@ pub fn lock(path: &Path) -> anyhow::Result<File> {
         if let Some(dir) = directory(path) {
             give_to_owner(&file, dir)?;
         }
-        file.lock()?;
+        flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     };
     attempt().with_context(|| {
