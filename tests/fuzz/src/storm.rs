@@ -139,13 +139,14 @@ impl Storm {
         let admission = Arc::new(Admission::open());
         let receiver = Receiver::new(receiver_config, secrets, admission, clock, [2, 3], 1000);
         let (actions, bytes) = receiver.actions_min();
+        // Small: what comes with a connection or a stream must be less than what counts as growth.
         let endpoint_config = EndpointConfig {
             connections_max: 16,
             incoming_max: 8,
-            flow_window: 1024,
-            send_buffer: 1024,
+            flow_window: 256,
+            send_buffer: 256,
             latency: Duration::from_millis(60),
-            pool_chunks_max: 64,
+            pool_chunks_max: 14,
             ..EndpointConfig::default()
         };
         let caller_config = EndpointConfig { listen: false, connections_max: 2, ..endpoint_config.clone() };
