@@ -11,7 +11,7 @@ use std::fmt;
 
 /// Bytes added to a packet: counter (4) and tag (16).
 pub const TRAILER_LEN: usize = 20;
-/// The longest packet with a trailer: an SRTLA ACK.
+/// The longest packet with a trailer: an SRTLA ACK of ten numbers.
 pub const SEALED_LEN_MAX: usize = 44 + TRAILER_LEN;
 /// A link begins a new hello before a counter gets here, so that no counter comes twice.
 pub const RENEW_AT: u32 = 1 << 31;
@@ -19,9 +19,13 @@ pub const RENEW_AT: u32 = 1 << 31;
 const KEEPALIVE: u16 = 0x9000;
 const ACK: u16 = 0x9100;
 
-/// Which packets carry a trailer: timestamped and extended keepalives, and full SRTLA ACKs.
+/// Which packets carry a trailer: timestamped and extended keepalives, and SRTLA ACKs of one to ten numbers.
 const fn has_trailer(packet_type: u16, len: usize) -> bool {
-    matches!((packet_type, len), (KEEPALIVE, 10 | 38) | (ACK, 44))
+    match packet_type {
+        KEEPALIVE => matches!(len, 10 | 38),
+        ACK => matches!(len, 8..=44) && len.is_multiple_of(4),
+        _ => false,
+    }
 }
 
 /// Why a packet with a trailer was not taken.
@@ -149,8 +153,8 @@ mod tests {
         LinkKeys { to_receiver: [1; 32], to_sender: [2; 32] }
     }
 
-    fn packets() -> [Vec<u8>; 3] {
-        [(0x90, 0x00, 10), (0x90, 0x00, 38), (0x91, 0x00, 44)].map(|(a, b, len)| {
+    fn packets() -> [Vec<u8>; 4] {
+        [(0x90, 0x00, 10), (0x90, 0x00, 38), (0x91, 0x00, 44), (0x91, 0x00, 8)].map(|(a, b, len)| {
             let mut packet = vec![0x5A; len];
             packet[..2].copy_from_slice(&[a, b]);
             packet
@@ -203,7 +207,11 @@ mod tests {
     #[test]
     fn other_packets_carry_none() {
         let (mut seal, mut open) = keys().sender_ends();
-        for packet in [&[][..], &[0x90], &[0x90, 0], &[0x92, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0x80; 44]] {
+        let ack = |len| [&[0x91, 0], &[0; 64][..len]].concat();
+        let acks = [ack(2), ack(8), ack(43), ack(64)];
+        let acks = acks.iter().map(Vec::as_slice);
+        let others = [&[][..], &[0x90], &[0x90, 0], &[0x92, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0x80; 44]];
+        for packet in others.into_iter().chain(acks) {
             assert!(seal.seal(packet).is_none());
             assert_eq!(open.open(packet), Err(TrailerError::Shape));
         }

@@ -248,7 +248,7 @@ fn document() -> String {
     for (direction, mut seal) in ends {
         let extended: Vec<u8> = [0x90, 0x00].into_iter().chain(2..38).collect();
         let ack: Vec<u8> = [0x91, 0x00].into_iter().chain(2..44).collect();
-        for (counter, packet) in [&extended[..10], &extended, &ack].into_iter().enumerate() {
+        for (counter, packet) in [&extended[..10], &extended, &ack, &ack[..16]].into_iter().enumerate() {
             let (sealed, len) = seal.seal(packet).unwrap();
             trailers.push(object(
                 4,
