@@ -17,6 +17,8 @@ struct Entry {
     addr: LinkAddr,
     hash: u32,
     owner: u8,
+    /// A device's cookie came back from there.
+    proven: bool,
     armed_at: Instant,
 }
 
@@ -55,8 +57,15 @@ impl Foreign {
         Some(entry.owner)
     }
 
+    /// `addr` is a device's, as far as is known.
+    pub(super) fn is_proven(&self, addr: LinkAddr, hash: u32) -> bool {
+        self.find(addr, hash)
+            .and_then(|slot| self.entries.get(slot as usize)?.as_ref())
+            .is_some_and(|entry| entry.proven)
+    }
+
     /// Remembers the owner of `addr`, in place of an earlier one.
-    pub(super) fn set(&mut self, now: Instant, addr: LinkAddr, hash: u32, owner: u8) {
+    pub(super) fn set(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), owner: u8, proven: bool) {
         self.forget(addr, hash);
         if self.free.is_empty()
             && let Some(oldest) = self.idle.oldest()
@@ -65,7 +74,7 @@ impl Foreign {
         }
         let Some(slot) = self.free.pop() else { return };
         if let Some(entry) = self.entries.get_mut(slot as usize) {
-            *entry = Some(Entry { addr, hash, owner, armed_at: now });
+            *entry = Some(Entry { addr, hash, owner, proven, armed_at: now });
         }
         self.index.insert(hash, slot);
         self.idle.arm(slot, now);
@@ -74,7 +83,7 @@ impl Foreign {
     /// Remembers an unproven owner of `addr`: nothing known gives way for it.
     pub(super) fn suggest(&mut self, now: Instant, addr: LinkAddr, hash: u32, owner: u8) {
         if !self.free.is_empty() && self.find(addr, hash).is_none() {
-            self.set(now, addr, hash, owner);
+            self.set(now, (addr, hash), owner, false);
         }
     }
 

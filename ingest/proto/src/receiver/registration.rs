@@ -38,6 +38,10 @@ impl Receiver {
         if !self.has_room(out) {
             return Verdict::Drop(DropReason::ActionsFull);
         }
+        // A device's address stays a device's until it is silent: a ticket can be shown from anywhere.
+        if packet.kind() == PacketType::Reg2 && self.foreign.is_proven(from.0, from.1) {
+            return Verdict::Drop(DropReason::AddressBusy);
+        }
         let owner = self.owner_of(id.sender_half());
         if owner == self.config.shard {
             let source = source_hash(&self.hash, ip);
@@ -176,7 +180,7 @@ impl Receiver {
             self.move_away(now, link, out);
         }
         if verified {
-            self.foreign.set(now, from, hash, owner);
+            self.foreign.set(now, (from, hash), owner, false);
         } else {
             // Perhaps a ticket that is too old for a new group but not for a living one.
             self.foreign.suggest(now, from, hash, owner);

@@ -235,7 +235,7 @@ impl Receiver {
             }
             self.move_away(now, link, out);
         }
-        self.foreign.set(now, from, hash, owner);
+        self.foreign.set(now, (from, hash), owner, true);
         Verdict::HandOff(owner)
     }
 

@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
+mod defences;
+mod device;
 mod mutated;
 mod oracle;
 mod return_path;
 mod rig;
 mod roaming;
 mod rules;
+mod sa1;
+mod sealed;
 mod shards;
 mod tolerates;
