@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bondgate_proto::sender::{
-    LinkIndex, LinkLabel, LinkState, LinkStats, Sender, SenderAction, SenderActions, SenderConfig,
+    LinkIndex, LinkLabel, LinkState, LinkStats, Sa1Config, Sender, SenderAction, SenderActions, SenderConfig,
     SenderVerdict,
 };
 
@@ -23,8 +23,17 @@ impl BondgateSender {
     /// A sender over `links` links that starts at `now`.
     pub fn new(now: Instant, config: SenderConfig, links: usize, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
+        Self::of(Sender::new(config, rng.bytes(), rng.next_u64()), now, links)
+    }
+
+    /// The same with a key.
+    pub fn with_key(now: Instant, config: SenderConfig, links: usize, seed: u64, key: Sa1Config) -> Self {
+        Self::of(Sender::with_key(config, seed, key), now, links)
+    }
+
+    fn of(sender: Sender, now: Instant, links: usize) -> Self {
         Self {
-            sender: Sender::new(config, rng.bytes(), rng.next_u64()),
+            sender,
             actions: SenderActions::with_capacity(256, 64 * 1024),
             links: Vec::new(),
             links_wanted: links,

@@ -16,7 +16,8 @@ use bondgate_proto::{GroupKey, LinkAddr};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, Event};
 use bytes::Bytes;
 
-use super::setup::{Direction, Output, Setup};
+use super::key;
+use super::setup::{Direction, Output, SenderKind, Setup};
 use crate::rng::Rng;
 
 /// The epoch of all tickets in a world.
@@ -59,6 +60,7 @@ pub enum Effect {
 pub struct Host {
     output: Output,
     receiver: Receiver,
+    started: Instant,
     actions: Actions,
     server: Endpoint<SrtPeer>,
     forwarders: BTreeMap<GroupKey, u16>,
@@ -69,14 +71,17 @@ pub struct Host {
     publisher: Option<(SrtPeer, ConnId)>,
 }
 
-fn new_receiver(setup: &Setup, incarnation: u64, now: Instant) -> Receiver {
+fn new_receiver(setup: &Setup, incarnation: u64, now: Instant, started: Instant) -> Receiver {
     let mut rng = Rng::new(setup.seed).fork(100 + incarnation);
     // The key is what survives a restart; the hash seed is what must not matter.
     let tickets = TicketKey::new(Rng::new(setup.seed).fork(99).bytes());
     let hash_seed = [rng.next_u64(), rng.next_u64()];
     let secrets = Secrets { tickets, cookies: rng.bytes(), nonces: rng.bytes() };
-    let clock = Clock { at: now, boot_ms: 0, wall_ms: 0 };
-    let admission = Arc::new(Admission::open());
+    let (clock, admission) = match setup.sender {
+        SenderKind::BondgateKey(_) => (key::clock(now, now.duration_since(started)), key::admission()),
+        _ => (Clock { at: now, boot_ms: 0, wall_ms: 0 }, Admission::open()),
+    };
+    let admission = Arc::new(admission);
     Receiver::new(setup.receiver_config.clone(), secrets, admission, clock, hash_seed, EPOCH)
 }
 
@@ -91,7 +96,8 @@ impl Host {
     pub fn new(setup: &Setup, now: Instant) -> Self {
         Self {
             output: setup.output,
-            receiver: new_receiver(setup, 0, now),
+            receiver: new_receiver(setup, 0, now, now),
+            started: now,
             actions: Actions::with_capacity(1024, 256 * 1024),
             server: new_server(setup, 0, now),
             forwarders: BTreeMap::new(),
@@ -104,7 +110,7 @@ impl Host {
 
     /// The receiver process dies and starts again. In relay wiring the SRT engine goes with it.
     pub fn restart(&mut self, setup: &Setup, incarnation: u64, now: Instant) {
-        self.receiver = new_receiver(setup, incarnation, now);
+        self.receiver = new_receiver(setup, incarnation, now, self.started);
         self.actions.clear();
         self.received_by_world = 0;
         self.forwarders.clear();

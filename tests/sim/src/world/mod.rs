@@ -12,6 +12,7 @@
 mod bondgate;
 mod encoder;
 mod host;
+mod key;
 pub mod ledger;
 mod report;
 mod setup;
@@ -46,13 +47,24 @@ impl Setup {
         EndpointConfig { latency: self.latency, ..self.endpoint_config.clone() }
     }
 
-    fn build_sender(&self, incarnation: u64, now: Instant) -> Option<Box<dyn BondingSender>> {
+    fn build_sender(
+        &self,
+        incarnation: u64,
+        now: Instant,
+        started: Instant,
+    ) -> Option<Box<dyn BondingSender>> {
         let seed = Rng::new(self.seed).fork(400 + incarnation).next_u64();
         let links = self.links.len();
         Some(match self.sender {
             SenderKind::Bondgate(scheduler) => {
                 let config = SenderConfig { scheduler, ..self.sender_config.clone() };
                 Box::new(BondgateSender::new(now, config, links, seed))
+            }
+            SenderKind::BondgateKey(scheduler) => {
+                let config = SenderConfig { scheduler, ..self.sender_config.clone() };
+                let entropy = Rng::new(self.seed).fork(500 + incarnation).bytes();
+                let key = key::sender(now, started, entropy);
+                Box::new(BondgateSender::with_key(now, config, links, seed, key))
             }
             SenderKind::BelaboxC => Box::new(BelaboxC::new(now, links, seed)),
             SenderKind::IrlRust => Box::new(IrlRust::new(now, links, seed)),
@@ -163,7 +175,7 @@ impl World {
                 data_packets: 0,
             })
             .collect();
-        let sender = setup.build_sender(0, start);
+        let sender = setup.build_sender(0, start, start);
         Self {
             encoder: Encoder::new(&setup, 0, start),
             host: Host::new(&setup, start),
@@ -233,7 +245,7 @@ impl World {
                 // Its group is new to the receiver, so the session's peer is another one for the SRT server.
                 self.ledger.session_ended(self.now);
                 (0..self.links.len()).for_each(|link| self.new_address(link));
-                self.sender = self.setup.build_sender(self.incarnation, self.now);
+                self.sender = self.setup.build_sender(self.incarnation, self.now, self.start);
             }
             Fault::Lose(lose) => self.losses.push(lose),
             Fault::LoseNoMore => self.losses.clear(),

@@ -14,6 +14,8 @@ use crate::wire::Kind;
 pub enum SenderKind {
     /// bondgate's own sender.
     Bondgate(Scheduler),
+    /// The same with a device key, at a receiver that admits nobody else.
+    BondgateKey(Scheduler),
     /// The C sender of BELABOX, emulated.
     BelaboxC,
     /// irlserver's Rust sender, emulated.
