@@ -306,3 +306,57 @@ pub(crate) fn mac(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
 pub(crate) fn same_tag(a: [u8; 16], b: [u8; 16]) -> bool {
     black_box(u128::from_ne_bytes(a) ^ u128::from_ne_bytes(b)) == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sa1::COOKIE_AGE_MS_MAX;
+    use crate::sa1::receiver::cookie_age_is_good;
+
+    /// Every millisecond of an epoch, at the first epochs, where a clock of 48 bits ends, and where the epoch's 32 bits do: while a
+    /// cookie is young enough, its epoch is this one or the last.
+    #[test]
+    fn a_cookie_never_outlives_its_key() {
+        let last = u64::from(u32::MAX);
+        for epoch in [0, 1, (1 << 48) / COOKIE_EPOCH_MS - 1, last - 1, last, last + 1] {
+            for issued_ms in epoch * COOKIE_EPOCH_MS..(epoch + 1) * COOKIE_EPOCH_MS {
+                for age_ms in [0, 1, COOKIE_AGE_MS_MAX - 1, COOKIE_AGE_MS_MAX] {
+                    let epochs_on = epoch_at(issued_ms + age_ms).wrapping_sub(epoch_at(issued_ms));
+                    assert!(epochs_on <= 1, "issued at {issued_ms}, {age_ms} ms ago");
+                }
+            }
+            let mut keys = CookieKeys::new(&[1; 32], epoch * COOKIE_EPOCH_MS);
+            let this = epoch as u32;
+            assert_eq!(keys.epoch(), this);
+            for (epochs_on, known) in [(0, true), (1, true), (2, false)] {
+                keys.turn((epoch + epochs_on) * COOKIE_EPOCH_MS);
+                assert_eq!(keys.knows(this), known, "{epochs_on} epochs later");
+            }
+        }
+    }
+
+    /// Every age from before the issue to after the end, at every place where the numbers could wrap.
+    #[test]
+    fn cookie_ages_at_every_edge() {
+        for base in
+            [0, 1, 30_000, 1 << 31, 1 << 32, (1 << 48) - 30_001, (1 << 48) - 1, 1 << 48, u64::MAX - 30_003]
+        {
+            for age_ms in 0..=30_002 {
+                assert_eq!(cookie_age_is_good(base, base + age_ms), age_ms <= 30_000, "{base} {age_ms}");
+                assert!(
+                    age_ms == 0 || !cookie_age_is_good(base + age_ms, base),
+                    "{base}, {age_ms} from the future"
+                );
+            }
+        }
+        for (issued_ms, now_ms) in
+            [(0, u64::MAX), (u64::MAX, 0), (u64::MAX, u64::MAX - 1), ((1 << 48) - 1, 1 << 63)]
+        {
+            assert!(!cookie_age_is_good(issued_ms, now_ms));
+        }
+        // A nonce keeps 48 bits. Beyond them, in 8,900 years, a cookie is no good: closed, not open.
+        let beyond = (1 << 48) + 5;
+        let nonce = Nonce::issue(beyond, &[0; 10]);
+        assert!(nonce.issued_ms() == 5 && !cookie_age_is_good(nonce.issued_ms(), beyond));
+    }
+}

@@ -160,6 +160,76 @@ mod tests {
         }
     }
 
+    /// One step from any state, against sets. Stands in for a model checker and is as good here: what `mark` does to one bit
+    /// depends on no other, and what `is_new` says on one bit only, so single bits, none, all, and all but one, with every distance
+    /// up to beyond the window, are all there is. Every state is reached from the empty one by such steps.
+    #[test]
+    fn window_step_by_step() {
+        let mut checked = 0;
+        for next in [64_u64, 65, 1 << 31, (1 << 32) - 1, 1 << 32] {
+            let patterns = (0..64).flat_map(|bit| [1_u64 << bit, !(1 << bit)]).chain([0, u64::MAX]);
+            for window in patterns.map(|seen| Window { next, seen }) {
+                let came = |window: &Window| -> HashSet<u64> {
+                    (0..64)
+                        .filter(|bit| window.seen >> bit & 1 == 1)
+                        .map(|bit| window.next - 1 - bit)
+                        .collect()
+                };
+                let before = came(&window);
+                for counter in (next.saturating_sub(70)..next + 70).chain([0, u32::MAX.into()]) {
+                    let Ok(small) = u32::try_from(counter) else { continue };
+                    let is_new = counter >= next || (counter + 64 >= next && !before.contains(&counter));
+                    assert_eq!(window.is_new(small), is_new, "{counter} in {window:?}");
+                    let mut marked = window;
+                    marked.mark(small);
+                    let top = next.max(counter + 1);
+                    let mut after: HashSet<u64> = before.iter().copied().chain([counter]).collect();
+                    after.retain(|came| came + 64 >= top);
+                    assert_eq!((marked.next, came(&marked)), (top, after), "{counter} in {window:?}");
+                    checked += 1;
+                }
+            }
+        }
+        assert!(checked > 50_000, "{checked}");
+    }
+
+    /// Every sequence of four counters out of those around the edges, from the first packet on.
+    #[test]
+    fn window_over_all_short_sequences() {
+        const EDGES: [u32; 16] = [
+            0,
+            1,
+            2,
+            62,
+            63,
+            64,
+            65,
+            126,
+            127,
+            128,
+            129,
+            u32::MAX - 65,
+            u32::MAX - 64,
+            u32::MAX - 63,
+            u32::MAX - 1,
+            u32::MAX,
+        ];
+        for sequence in 0..EDGES.len().pow(4) {
+            let (mut window, mut came, mut rest) = (Window::default(), Vec::new(), sequence);
+            for _ in 0..4 {
+                let counter = EDGES[rest % EDGES.len()];
+                rest /= EDGES.len();
+                let in_reach = came.iter().all(|top| u64::from(counter) + 64 > u64::from(*top));
+                let is_new = in_reach && !came.contains(&counter);
+                assert_eq!(window.is_new(counter), is_new, "{counter} after {came:?}");
+                if is_new {
+                    window.mark(counter);
+                    came.push(counter);
+                }
+            }
+        }
+    }
+
     #[test]
     fn window_at_the_ends() {
         let mut window = Window::default();

@@ -8,3 +8,4 @@ mod flips;
 mod registration;
 mod rig;
 mod vectors;
+mod words;
