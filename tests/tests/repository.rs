@@ -70,3 +70,26 @@ fn links_in_documents_lead_somewhere() {
     assert!(links > 10, "only {links} links found");
     assert!(broken.is_empty(), "{broken:?}");
 }
+
+/// Built for the machine it is built on, hashing was once a hundred times slower on another (see CONTRIBUTING.md), and the
+/// binary does not start on an older one.
+#[test]
+fn nothing_is_built_for_this_machine_alone() {
+    let is_native = |text: &str| text.contains("target-cpu=native") || text.contains("target-cpu = native");
+    let mut scripts: Vec<PathBuf> = Vec::new();
+    files(&root(), &[".toml", ".sh", ".yml", ".yaml", "Dockerfile", "Makefile"], &mut scripts);
+    for hidden in [".ci", ".cargo", ".github"].map(|name| root().join(name)) {
+        if hidden.is_dir() {
+            files(&hidden, &[""], &mut scripts);
+        }
+    }
+    assert!(scripts.iter().any(|path| path.ends_with(".ci/run")), "{scripts:?}");
+    let native: Vec<_> = scripts.iter().filter(|path| is_native(&read(path))).collect();
+    assert!(native.is_empty(), "{native:?}");
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+        let flags = std::env::var(name).unwrap_or_default().replace('\u{1f}', " ");
+        assert!(!is_native(&flags), "{name}={flags}");
+    }
+    // Set in a configuration outside of the repository, it shows in what the compiler was allowed to use.
+    assert!(!cfg!(target_feature = "avx512f"), "built for a processor with AVX-512 only");
+}
