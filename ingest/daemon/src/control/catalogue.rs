@@ -256,6 +256,33 @@ pub static CATALOGUE: &[Metric] = &[
     ),
     // SRTLA
     counter(
+        "bondgate_registrations_total",
+        &["shard", "event"],
+        "Registration, by what was done: reg1_answered, ngp_sent and joined for senders without a key; challenged (M2), rechallenged, \
+         confirmed (M4), refused and moved for devices; strike and silenced for addresses that failed too often. What was not \
+         answered is in bondgate_srtla_dropped_datagrams_total.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                by_reason(out, &[shard.shard.to_string()], &shard.srtla.registration);
+            }
+        },
+    ),
+    gauge(
+        "bondgate_groups_on_probation",
+        SHARD,
+        "Groups that may only shake hands, because the stream they want is not accepted yet.",
+        |scrape, out| {
+            per_shard(scrape, out, |shard| {
+                shard.groups.iter().filter(|group| group.on_probation).count() as u64
+            });
+        },
+    ),
+    gauge("bondgate_device_keys", NONE, "Device keys that are valid now.", |scrape, out| {
+        for shard in &scrape.shards {
+            out.put(vec![], shard.device_keys as f64);
+        }
+    }),
+    counter(
         "bondgate_srtla_received_datagrams_total",
         SHARD,
         "Datagrams the SRTLA receiver looked at.",

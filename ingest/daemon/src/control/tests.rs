@@ -63,6 +63,7 @@ fn sample() -> ShardSnapshot {
     let group = |stream: &str| GroupStats {
         id: "0123abcd".into(),
         stream: stream.into(),
+        on_probation: stream.is_empty(),
         links: vec![link(0, true), link(1, false)],
     };
     ShardSnapshot {
@@ -76,6 +77,7 @@ fn sample() -> ShardSnapshot {
             forwarded: 90,
             consumed: 4,
             dropped: vec![("unknown_source", 5), ("malformed", 1)],
+            registration: vec![("confirmed", 3)],
             ..SrtlaTotals::default()
         },
         groups: vec![group("cam1"), group("cam1"), group("odd\"name\\\n")],
@@ -95,6 +97,7 @@ fn sample() -> ShardSnapshot {
             latency_ms: 1000,
             reorder_hold_ms: 65,
         }],
+        device_keys: 2,
         rejections: vec![("bad_request", 2)],
     }
 }

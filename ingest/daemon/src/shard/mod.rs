@@ -21,8 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use bondgate_auth::keyring::key_id_text;
 use bondgate_io::{Backend, Datagram, Role, SocketId, Waker};
-use bondgate_proto::receiver::{Action, Actions, Clock, Command, DropReason, Receiver, Verdict};
+use bondgate_proto::receiver::{
+    Action, Actions, Clock, Command, DropReason, GroupProof, Notice as SrtlaNotice, Receiver, Verdict,
+};
 use bondgate_proto::{GroupKey, LinkAddr};
 
 use forward::Forward;
@@ -90,6 +93,8 @@ pub struct Shard<B> {
     policy_version: u64,
     /// The clocks at the last beat.
     clocks: Clock,
+    /// Groups that close now have lost their right to be here: what they have sent is not played any more.
+    is_cutting: bool,
     slot: SnapshotSlot,
     beat_at: Instant,
     /// The turn's one reading of the clock.
@@ -143,6 +148,7 @@ impl<B: Backend> Shard<B> {
             policy,
             policy_version,
             clocks,
+            is_cutting: false,
             slot: parts.slot,
             beat_at: now,
             clock: now,
@@ -369,8 +375,10 @@ impl<B: Backend> Shard<B> {
         self.policy_version = self.shared.policy.version();
         self.policy = self.shared.policy.load();
         let admission = self.policy.admission.clone();
+        self.is_cutting = true;
         self.receiver.handle_command(now, Command::SetAdmission(admission), &mut self.actions);
         self.apply_actions(now);
+        self.is_cutting = false;
         let wall_ms = self.clocks.now(now).wall_ms;
         if let Output::Relay(relay) = &mut self.output {
             relay.recheck(now, |token| self.policy.streams.token_is_good(token, wall_ms));
@@ -422,7 +430,7 @@ impl<B: Backend> Shard<B> {
 
     /// Carries out the receiver's rare effects, in order, before the verdict of the same call.
     fn apply_actions(&mut self, now: Instant) {
-        let Self { actions, backend, output, srtla, shared, .. } = self;
+        let Self { actions, backend, output, srtla, shared, receiver, is_cutting, .. } = self;
         actions.drain(|action, bytes| match (action, &mut *output) {
             (Action::Reply { to }, _) => backend.send(*srtla, Some(to.addr), bytes),
             (Action::SendDownstream { group }, Output::Relay(relay)) => {
@@ -438,9 +446,18 @@ impl<B: Backend> Shard<B> {
                 forward.socket(now, backend, group);
             }
             (Action::CloseForwarder(group), Output::Forward(forward)) => forward.close(backend, group),
-            (Action::CloseForwarder(group), Output::Relay(relay)) => relay.close_group(now, group),
+            (Action::CloseForwarder(group), Output::Relay(relay)) => {
+                if *is_cutting {
+                    relay.cut_group(now, group);
+                } else {
+                    relay.close_group(now, group);
+                }
+            }
             // The relay needs no forwarder, and steering has no executor in this version.
             (Action::OpenForwarder(_) | Action::Steer { .. } | Action::Unsteer { .. }, _) => {}
+            (Action::Notice(SrtlaNotice::GroupOpened { group }), _) => {
+                shared.notices.push(group_opened(receiver, group));
+            }
             (Action::Notice(notice), _) => shared.notices.push(Notice::Srtla(notice)),
         });
     }
@@ -489,8 +506,22 @@ impl<B: Backend> Shard<B> {
             self.apply_actions(now);
         }
         let (receiver, backend, output, id) = (&self.receiver, &self.backend, &self.output, self.id);
-        self.slot.publish(|slot| fill(slot, now, id, receiver, backend, output));
+        let device_keys = self.policy.admission.keys.len();
+        self.slot.publish(|slot| {
+            fill(slot, now, id, receiver, backend, output);
+            slot.device_keys = device_keys;
+        });
     }
+}
+
+fn group_opened(receiver: &Receiver, group: GroupKey) -> Notice {
+    let by = match receiver.group_proof(group) {
+        Some(GroupProof::Device { rules, key_id, .. }) => {
+            format!("device={} key={}", rules.name, key_id_text(&key_id))
+        }
+        Some(GroupProof::Stock { .. }) | None => "without a key".to_owned(),
+    };
+    Notice::GroupOpened { group, by }
 }
 
 const UNSPECIFIED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
@@ -558,6 +589,19 @@ fn fill<B: Backend>(
     slot.srtla
         .dropped
         .extend(DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason))));
+    slot.srtla.registration.clear();
+    slot.srtla.registration.extend([
+        ("reg1_answered", counters.reg1_answered),
+        ("ngp_sent", counters.ngp_sent),
+        ("joined", counters.reg3_sent),
+        ("challenged", counters.sa1_challenged),
+        ("rechallenged", counters.sa1_rechallenged),
+        ("confirmed", counters.sa1_confirmed),
+        ("refused", counters.sa1_refused),
+        ("moved", counters.sa1_moved),
+        ("strike", counters.strikes),
+        ("silenced", counters.penalties),
+    ]);
     slot.groups.clear();
     slot.groups.extend(receiver.snapshot(now).map(|group| {
         GroupStats {
@@ -566,6 +610,7 @@ fn fill<B: Backend>(
                 Output::Relay(relay) => relay.stream_of(group.key).unwrap_or_default().to_owned(),
                 Output::Forward(_) => String::new(),
             },
+            on_probation: group.is_on_probation,
             links: group
                 .links
                 .iter()

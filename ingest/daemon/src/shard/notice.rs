@@ -16,6 +16,13 @@ use crossbeam::queue::ArrayQueue;
 pub enum Notice {
     /// From the SRTLA receiver: groups and links.
     Srtla(SrtlaNotice),
+    /// The first link of a new group has joined.
+    GroupOpened {
+        /// The group.
+        group: GroupKey,
+        /// Which device it is, or that it is none.
+        by: String,
+    },
     /// A publisher was accepted.
     PublisherUp {
         /// Stream name.
@@ -92,6 +99,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Srtla(notice) => srtla(*notice, f),
+            Self::GroupOpened { group, by } => write!(f, "group opened: group={} {by}", group_name(*group)),
             Self::PublisherUp { stream, peer, latency_ms } => {
                 write!(f, "publisher up: stream={stream} peer={peer} latency_ms={latency_ms}")
             }
@@ -123,6 +131,7 @@ pub fn group_name(group: GroupKey) -> String {
 
 fn srtla(notice: SrtlaNotice, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match notice {
+        // The shard says who it is, see `Notice::GroupOpened`.
         SrtlaNotice::GroupOpened { group } => write!(f, "group opened: group={}", group_name(group)),
         SrtlaNotice::GroupClosed { group, reason } => {
             write!(f, "group closed: group={} reason={reason:?}", group_name(group))

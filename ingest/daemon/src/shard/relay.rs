@@ -178,9 +178,16 @@ impl Relay {
 
     /// An SRTLA group is gone: nothing more can come from its publishers; what they have sent is still played.
     pub fn close_group(&mut self, now: Instant, group: GroupKey) {
-        let publishers = self.streams.iter().filter_map(|s| s.publisher);
-        for publisher in publishers.filter(|p| p.peer == Peer::Bonded(group)) {
+        for publisher in publishers_of(&self.streams, group) {
             self.endpoint.drain(now, publisher.conn);
+        }
+        self.pump(now);
+    }
+
+    /// An SRTLA group may not publish any more: its publishers end at once, and nothing of theirs is played any more.
+    pub fn cut_group(&mut self, now: Instant, group: GroupKey) {
+        for publisher in publishers_of(&self.streams, group) {
+            self.endpoint.close(now, publisher.conn);
         }
         self.pump(now);
     }
@@ -497,6 +504,10 @@ impl Relay {
         self.by_name.insert(name.clone(), index);
         index
     }
+}
+
+fn publishers_of(streams: &[Stream], group: GroupKey) -> impl Iterator<Item = Publisher> {
+    streams.iter().filter_map(|s| s.publisher).filter(move |p| p.peer == Peer::Bonded(group))
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub struct ShardSnapshot {
     pub groups: Vec<GroupStats>,
     /// Live streams (relay) in this shard.
     pub streams: Vec<StreamStats>,
+    /// Valid device keys in the policy in force.
+    pub device_keys: usize,
     /// SRT connections refused since start, by reason.
     pub rejections: Vec<(&'static str, u64)>,
 }
@@ -57,6 +59,8 @@ pub struct SrtlaTotals {
     pub consumed: u64,
     pub handed_off: u64,
     pub dropped: Vec<(&'static str, u64)>,
+    /// What registration has done, by event; not datagrams.
+    pub registration: Vec<(&'static str, u64)>,
 }
 
 /// One SRTLA group.
@@ -66,6 +70,8 @@ pub struct GroupStats {
     pub id: String,
     /// Stream name once known, empty before.
     pub stream: String,
+    /// It may only shake hands so far.
+    pub on_probation: bool,
     /// Links in index order.
     pub links: Vec<LinkStats>,
 }

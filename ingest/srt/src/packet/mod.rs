@@ -11,7 +11,8 @@ pub mod loss_list;
 
 pub use control::{Ack, AckRates, AckTiming, Control, ControlType, ControlView};
 pub use handshake::{
-    Extension, ExtensionKind, ExtensionWriter, Extensions, HANDSHAKE_LEN, HandshakeKind, HandshakeRepr, HandshakeView, HsExtension, KmMessage, MAGIC, STREAM_ID_MAX, ext_flags, hs_flags,
+    Extension, ExtensionKind, ExtensionWriter, Extensions, HANDSHAKE_LEN, HandshakeKind, HandshakeRepr,
+    HandshakeView, HsExtension, KmMessage, MAGIC, STREAM_ID_MAX, ext_flags, hs_flags,
 };
 pub use header::{DataRepr, DataView, HEADER_LEN, KeyFlag, Position};
 pub use loss_list::{LossList, LossListWriter};
