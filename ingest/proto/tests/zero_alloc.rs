@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
+#[path = "receiver/device.rs"]
+mod device;
 #[path = "receiver/rig.rs"]
 mod rig;
 
 use bondgate_counting::allocations_of;
+use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{Actions, Command, Receiver, ReceiverConfig, Verdict};
+use device::{Device, mixed, rules};
 use rig::*;
 
 #[test]
@@ -62,7 +66,7 @@ fn coming_and_going_allocates_nothing() {
                 reg2(&probe_id(n)),
                 induction(u32::from(n)),
                 conclusion(u32::from(n), 100),
-                data(100 + u32::from(n), 9),
+                data(100 + u32::from(n), 9 + u32::from(n)),
             ]
         })
         .collect();
@@ -83,11 +87,74 @@ fn coming_and_going_allocates_nothing() {
             out.drain(|_, _| {});
         }
     };
-    let count = allocations_of(|| run(&mut receiver, &mut out, 30_000));
+    let count = allocations_of(|| run(&mut receiver, &mut out, 60_000));
     let counters = receiver.counters();
     assert!(
         counters.groups_evicted > 100 && counters.links_evicted > 100 && counters.links_timed_out > 100,
         "{counters:?}"
     );
+    assert_eq!(count, 0);
+}
+
+/// Devices that register, move, renew their keys, stream and send keepalives, in a flood of forgeries.
+#[test]
+fn devices_and_floods_allocate_nothing() {
+    let config = ReceiverConfig { groups_max: 8, links_per_group_max: 4, ..ReceiverConfig::default() };
+    let mut rig = Rig::admitting(config, mixed([rules(1), rules(2)]));
+    let mut device = Device::new(1, &rig);
+    let mut ends: [_; 3] =
+        std::array::from_fn(|n| device.join(&mut rig, link(n as u16), n as u32).keys.sender_ends());
+    let mut addresses = [link(0), link(1), link(2)];
+    let mut packet = data(0, 22);
+    let (alive, mut forged) = (keepalive(38), *device.hello(rig.now, 9).packet());
+    let mut dice = Dice(5);
+    let mut count = 0;
+    for seq in 0..60_000u32 {
+        rig.now += std::time::Duration::from_micros(500);
+        let n = seq as usize % 3;
+        let from = addresses[n];
+        packet[..4].copy_from_slice(&seq.to_be_bytes());
+        let (sealed, len) = ends[n].0.seal(&alive).unwrap();
+        let stranger = LinkAddr::new((std::net::Ipv4Addr::from(dice.roll() as u32), 5000).into());
+        forged[1] = seq as u8 & 1;
+        forged[40..48].copy_from_slice(&dice.roll().to_be_bytes());
+        let ticket = with_ticket(&half(seq as u8), EPOCH);
+        let stock = if seq & 2 == 0 { reg1(&ticket) } else { reg2(&ticket) };
+        let Rig { receiver, out, now } = &mut rig;
+        count += allocations_of(|| {
+            assert!(matches!(receiver.handle_uplink(*now, from, &packet, out), Verdict::Forward(_)));
+            if seq % 2000 < 3 {
+                assert_eq!(receiver.handle_uplink(*now, from, &sealed[..len], out), Verdict::Consumed);
+            }
+            let _ = receiver.handle_uplink(*now, stranger, &forged, out);
+            let _ = receiver.handle_uplink(*now, stranger, &stock, out);
+            receiver.handle_timeout(*now, out);
+            out.drain(|_, _| {});
+        });
+        if seq % 3000 == 2999 {
+            // This link gets new keys, at a new address half of the times.
+            if seq % 6000 == 2999 {
+                addresses[n] = link(100 + (seq / 3000) as u16);
+            }
+            let hello = device.hello(rig.now, n as u32);
+            let mut did = Vec::new();
+            let mut give = |rig: &mut Rig, bytes: &[u8]| {
+                did.clear();
+                let Rig { receiver, out, now } = rig;
+                count += allocations_of(|| {
+                    assert_eq!(receiver.handle_uplink(*now, addresses[n], bytes, out), Verdict::Consumed);
+                });
+                out.drain(|action, bytes| did.push((action, bytes.to_vec())));
+                did.clone()
+            };
+            let did = give(&mut rig, hello.packet());
+            let join = device.answer(rig.now, &hello, addresses[n], &did);
+            let did = give(&mut rig, join.packet());
+            ends[n] = device.confirmed(&join, &did).keys.sender_ends();
+        }
+    }
+    let counters = rig.receiver.counters();
+    assert_eq!((counters.sa1_confirmed, counters.sa1_moved), (3 + 20, 10), "{counters:?}");
+    assert!(counters.acks_sent > 1000 && counters.groups_evicted > 1000, "{counters:?}");
     assert_eq!(count, 0);
 }

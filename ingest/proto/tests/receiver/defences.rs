@@ -44,7 +44,7 @@ fn strict_is_silent() {
             }
             9 => {
                 let mut id = [0; 256];
-                id.iter_mut().for_each(|byte| *byte = dice.roll() as u8);
+                id = id.map(|_: u8| dice.roll() as u8);
                 id[..4].copy_from_slice(&MAGIC);
                 if n % 2 == 0 { reg1(&id) } else { reg2(&id) }
             }

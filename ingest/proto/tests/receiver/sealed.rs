@@ -4,9 +4,9 @@ use crate::device::*;
 use crate::rig::*;
 use bondgate_auth::sa1::sender::Up;
 use bondgate_auth::sa1::trailer::{Opener, Sealer};
-use bondgate_proto::GroupKey;
 use bondgate_proto::receiver::{DropReason, ReceiverConfig, Verdict};
 use bondgate_proto::wire::Packet;
+use bondgate_proto::{GroupKey, Seq};
 
 fn up() -> (Rig, Device, GroupKey, Sealer, Opener) {
     let mut rig = Rig::admitting(ReceiverConfig::default(), strict([rules(1)]));
@@ -111,7 +111,7 @@ fn acks_carry_trailers() {
         assert_eq!(*to, link(0));
         let plain = opener.open(bytes).unwrap();
         let packet = Packet::new(plain).unwrap();
-        numbers.push(packet.ack_numbers().unwrap().iter().map(|seq| seq.get()).collect::<Vec<_>>());
+        numbers.push(packet.ack_numbers().unwrap().iter().map(Seq::get).collect::<Vec<_>>());
     }
     assert_eq!(numbers.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10, 3]);
     assert_eq!(numbers.concat(), (100..123).collect::<Vec<u32>>());
