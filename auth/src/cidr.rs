@@ -34,3 +34,26 @@ impl fmt::Display for Cidr {
         write!(f, "{}/{}", self.addr, self.prefix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn membership() {
+        for (network, prefix, ip, inside) in [
+            ("192.0.2.0", 24, "192.0.2.255", true),
+            ("192.0.2.0", 24, "192.0.3.0", false),
+            ("192.0.2.0", 24, "::ffff:192.0.2.9", true),
+            ("0.0.0.0", 0, "203.0.113.1", true),
+            ("0.0.0.0", 0, "2001:db8::1", false),
+            ("2001:db8::", 32, "2001:db8:ffff::1", true),
+            ("2001:db8::", 32, "2001:db9::1", false),
+            ("2001:db8::1", 200, "2001:db8::1", true),
+            ("198.51.100.7", 32, "198.51.100.6", false),
+        ] {
+            let network = Cidr { addr: network.parse().unwrap(), prefix };
+            assert_eq!(network.contains(ip.parse().unwrap()), inside, "{network} {ip}");
+        }
+    }
+}

@@ -1,8 +1,8 @@
-//! Networks as operators type them: `address/prefix`. The type itself belongs to the SRTLA receiver.
+//! Networks as operators type them: `address/prefix`. The type itself belongs to `bondgate-auth`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use bondgate_proto::receiver::Cidr;
+pub use bondgate_auth::cidr::Cidr;
 
 /// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address.
 ///
@@ -42,11 +42,6 @@ pub fn parse(text: &str) -> Result<Cidr, String> {
     Ok(Cidr { addr, prefix })
 }
 
-/// The network as [`parse`] reads it.
-pub fn shown(network: &Cidr) -> String {
-    format!("{}/{}", network.addr, network.prefix)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,7 +56,7 @@ mod tests {
             ("::/0", "::/0"),
             ("::1", "::1/128"),
         ] {
-            assert_eq!(shown(&parse(text).unwrap()), canonical);
+            assert_eq!(parse(text).unwrap().to_string(), canonical);
         }
     }
 

@@ -326,7 +326,7 @@ impl Setting for Vec<Cidr> {
         Ok(())
     }
     fn literal(&self) -> String {
-        let shown: Vec<String> = self.iter().map(cidr::shown).collect();
+        let shown: Vec<String> = self.iter().map(ToString::to_string).collect();
         list(shown.iter().map(String::as_str))
     }
 }

@@ -3,7 +3,8 @@
 //! [`Admission`] is immutable and shared by all shards; a change of policy is another one, brought by
 //! [`Command::SetAdmission`](super::Command::SetAdmission).
 
-use super::config::{AdmitPolicy, Cidr};
+use super::config::AdmitPolicy;
+use bondgate_auth::cidr::Cidr;
 use bondgate_auth::sa1::keys::GateKeys;
 use bondgate_auth::sa1::{KeyId, ListenerId, Now, StreamBind};
 use bondgate_auth::table::{DeviceRules, KeyTable};

@@ -46,8 +46,9 @@ mod uplink;
 
 pub use actions::{Action, Actions};
 pub use admission::{Admission, Clock, GroupProof, Secrets, StockAdmission};
+pub use bondgate_auth::cidr::Cidr;
 pub use bucket::Rate;
-pub use config::{ACK_EVERY_MAX, AdmitPolicy, Cidr, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
+pub use config::{ACK_EVERY_MAX, AdmitPolicy, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
 pub use counters::{Counters, Dropped};
 pub use drops::DropReason;
 pub use lanes::LaneRates;
