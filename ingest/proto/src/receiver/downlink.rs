@@ -99,7 +99,7 @@ impl Receiver {
         let (mut live, mut paid) = (false, false);
         for (slot, link, target) in self.links.of_group_mut(key.slot) {
             let is_live = link.is_live(now, self.config.link_live) && wanted(slot, link);
-            *target = is_live && link.spend(len);
+            *target = is_live && link.spend_on_traffic(len);
             live |= is_live;
             paid |= *target;
         }
@@ -135,7 +135,7 @@ impl Receiver {
                 .or(newest)
         });
         let Some(slot) = chosen else { return Verdict::Drop(DropReason::NoLiveLink) };
-        match self.links.get_mut(slot).map(|link| link.spend(len)) {
+        match self.links.get_mut(slot).map(|link| link.spend_on_traffic(len)) {
             Some(true) => Verdict::ToLink(self.links.key(slot)),
             Some(false) => Verdict::Drop(DropReason::NoCredit),
             None => Verdict::Drop(DropReason::NoLiveLink),

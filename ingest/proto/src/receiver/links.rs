@@ -7,12 +7,15 @@ use super::bucket::Bucket;
 use super::config::{ACK_EVERY_MAX, ReceiverConfig};
 use super::table::Index;
 use super::timers::Deadlines;
-use crate::wire::Telemetry;
+use crate::wire::{SHORT_PADDED_LEN, Telemetry};
 use crate::{LinkAddr, LinkKey, Seq};
 use std::time::{Duration, Instant};
 
 /// Hearing from a link moves its timeout only this often; it may therefore time out this much late.
 pub(super) const TIMEOUT_GRAIN: Duration = Duration::from_millis(100);
+
+/// What an unproven link that has sent no keepalive keeps for REG3: five repetitions.
+const REG3_RESERVE: i32 = 5 * SHORT_PADDED_LEN as i32;
 
 /// One sender address within a group.
 pub(super) struct Link {
@@ -70,11 +73,22 @@ impl Link {
         now.saturating_duration_since(self.heard_at) <= link_live
     }
 
-    /// Books `bytes` to be sent; `false` when they were not earned.
+    /// Books `bytes` of an answer to be sent; `false` when they were not earned.
     pub(super) fn spend(&mut self, bytes: usize) -> bool {
+        self.spend_down_to(0, bytes)
+    }
+
+    /// Books `bytes` of return traffic or of an SRTLA ACK. They leave enough for the REG3 that a link may still need: the
+    /// server's ACKs would use up everything the moment the link falls silent.
+    pub(super) fn spend_on_traffic(&mut self, bytes: usize) -> bool {
+        let reserve = if self.has_kept_alive { 0 } else { REG3_RESERVE };
+        self.spend_down_to(reserve, bytes)
+    }
+
+    fn spend_down_to(&mut self, reserve: i32, bytes: usize) -> bool {
         let rest = self.credit_bytes.saturating_sub(i32::try_from(bytes).unwrap_or(i32::MAX));
         if !self.proven {
-            if rest < 0 {
+            if rest < reserve {
                 return false;
             }
             self.credit_bytes = rest;

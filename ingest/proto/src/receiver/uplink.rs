@@ -313,7 +313,7 @@ impl Receiver {
         let Some(link) = self.links.get_mut(link_slot) else { return };
         let (to, mut ack) = (link.addr, [0; ACK_LEN_MAX]);
         let len = emit_ack(link.unacked(), &mut ack).map_or(0, <[u8]>::len);
-        let wanted = !link.unacked().is_empty() && link.spend(len);
+        let wanted = !link.unacked().is_empty() && link.spend_on_traffic(len);
         link.clear_unacked();
         if !wanted {
             return;

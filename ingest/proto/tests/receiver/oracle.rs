@@ -58,6 +58,8 @@ struct ModelLink {
     unacked: Vec<u32>,
     flush_due: Option<Instant>,
     credit: i64,
+    /// It has sent a keepalive since it joined.
+    kept: bool,
     tokens: f64,
     tokens_at: Instant,
 }
@@ -162,6 +164,7 @@ impl Model {
             if same_group {
                 assert!(link.pay(32));
                 link.reg3_repeats = 0;
+                link.kept = false;
                 link.reg3_due = Some(self.now + self.config.reg3_repeat);
                 return yes;
             }
@@ -211,6 +214,7 @@ impl Model {
             unacked: Vec::new(),
             flush_due: None,
             credit: saved + 258 - 32,
+            kept: false,
             tokens: f64::from(self.config.keepalive_rate.burst),
             tokens_at: self.now,
         });
@@ -268,6 +272,7 @@ impl Model {
         let link = self.groups[g].links[l].as_mut().unwrap();
         link.talked = Some(self.now);
         link.reg3_due = None;
+        link.kept = true;
         let earned = (self.now - link.tokens_at).as_secs_f64() * f64::from(rate.per_s);
         link.tokens = (link.tokens + earned).min(f64::from(rate.burst));
         link.tokens_at = self.now;
@@ -292,7 +297,7 @@ impl Model {
                 .iter_mut()
                 .flatten()
                 .filter(|link| live(link))
-                .filter_map(|link| link.pay(len).then_some(link.addr))
+                .filter_map(|link| link.pay_traffic(len).then_some(link.addr))
                 .collect();
             return match (any, served.is_empty()) {
                 (false, _) => Expect::Drop(DropReason::NoLiveLink),
@@ -319,7 +324,7 @@ impl Model {
             None => group.links.iter_mut().flatten().find(|link| !found && Some(link.addr) == newest),
         };
         let Some(link) = link else { return Expect::Drop(DropReason::NoLiveLink) };
-        if link.pay(len) { Expect::ToLink(link.addr) } else { Expect::Drop(DropReason::NoCredit) }
+        if link.pay_traffic(len) { Expect::ToLink(link.addr) } else { Expect::Drop(DropReason::NoCredit) }
     }
 
     /// One step of 100 ms: everything that falls due in it.
@@ -379,6 +384,12 @@ impl Model {
 }
 
 impl ModelLink {
+    /// Five REG3 are kept for a link that has sent no keepalive.
+    fn pay_traffic(&mut self, len: usize) -> bool {
+        let enough = self.kept || self.credit >= len as i64 + 160;
+        enough && self.pay(len)
+    }
+
     fn pay(&mut self, len: usize) -> bool {
         let enough = self.credit >= len as i64;
         if enough {
@@ -392,7 +403,7 @@ impl ModelLink {
         let mut all = vec![0x9100_0000];
         all.append(&mut self.unacked);
         let bytes = words(&all);
-        self.pay(bytes.len()).then_some((self.addr, bytes))
+        self.pay_traffic(bytes.len()).then_some((self.addr, bytes))
     }
 }
 

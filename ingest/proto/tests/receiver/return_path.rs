@@ -8,8 +8,9 @@ fn ack_and_nak_go_to_every_live_link_the_rest_to_the_newest_source() {
     let mut rig = Rig::new();
     let group = rig.register(&half(1), &[link(0), link(1), link(2)]);
     rig.open_session(group, link(0), 11, 22, 100);
-    rig.feed(link(2), &data(100, 22));
-    rig.feed(link(1), &data(101, 22));
+    for (n, seq) in [(0, 99), (2, 100), (1, 101), (1, 102)] {
+        rig.feed(link(n), &data(seq, 22));
+    }
     let all = vec![link(0), link(1), link(2)];
     assert_eq!(rig.fan_out(group, &srt_ack(1, 101, 11)), all);
     assert_eq!(rig.fan_out(group, &srt_light_ack(101, 11)), all);
@@ -68,6 +69,8 @@ fn links_silent_for_three_seconds_get_no_copies() {
     let mut rig = Rig::new();
     let group = rig.register(&half(1), &[link(0), link(1)]);
     rig.open_session(group, link(0), 11, 22, 100);
+    rig.feed(link(1), &data(100, 22));
+    rig.feed(link(0), &data(101, 22));
     rig.advance(ms(3000));
     rig.feed(link(1), &keepalive(2));
     assert_eq!(rig.fan_out(group, &srt_ack(1, 101, 11)), [link(0), link(1)]);
