@@ -229,7 +229,7 @@ fn registers_streams_and_survives_a_restart_and_moved_bindings() {
     for link in pair.sender.links() {
         assert_eq!(link.state, LinkState::Live);
         assert_eq!(link.rtt.map(|rtt| rtt.as_millis()), Some(30), "{link:?}");
-        assert!(link.sent_packets > 10, "{link:?}");
+        assert!(link.acked_packets + 50 >= link.sent_packets && link.sent_packets > 10, "{link:?}");
     }
     assert_eq!(pair.unproven(), 0, "the two sides agree on every trailer");
 

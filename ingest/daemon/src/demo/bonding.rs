@@ -7,13 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use bondgate_auth::keyring::Provision;
 use bondgate_io::socket::{BindOptions, bind_udp};
 use bondgate_io::{AnyBackend, Limits};
-use bondgate_proto::sender::{Sender, SenderConfig};
+use bondgate_proto::sender::{DEFAULT_OFFER, Sa1Config, Sa1Mode, Sender, SenderConfig};
 
 use crate::config::BackendChoice;
 use crate::service::{backend_choice, random};
-use crate::shard::bond::{Bond, BondNotice, BondStatus, LinkSpec};
+use crate::shard::bond::{Bond, BondNotice, BondStatus, LinkSpec, wall_clock};
 
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
@@ -28,18 +29,25 @@ pub struct Bonding {
 }
 
 impl Bonding {
-    /// Starts a sender that bonds over links bound to `sources` towards `receiver`, all of which must open.
+    /// Starts a sender that bonds over links bound to `sources` towards `receiver`, all of which must open, and that
+    /// registers with this key or not at all.
     ///
     /// # Errors
     /// When a link, the backend or the thread cannot be had.
-    pub fn start(receiver: SocketAddr, sources: &[Ipv4Addr], choice: BackendChoice) -> anyhow::Result<Self> {
+    pub fn start(
+        receiver: SocketAddr,
+        sources: &[Ipv4Addr],
+        choice: BackendChoice,
+        key: &Provision,
+    ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let status = Arc::new(Mutex::new(None));
         let (ready_tx, ready_rx) = mpsc::channel();
-        let (flag, slot, sources) = (Arc::clone(&stop), Arc::clone(&status), sources.to_vec());
+        let (flag, slot) = (Arc::clone(&stop), Arc::clone(&status));
+        let (sources, key) = (sources.to_vec(), key.clone());
         // Built on its thread: an io_uring belongs to the thread that made it.
         let thread = std::thread::Builder::new().name("bonding".to_owned()).spawn(move || {
-            let (mut bond, local) = match build(receiver, &sources, choice) {
+            let (mut bond, local) = match build(receiver, &sources, choice, &key) {
                 Ok(built) => built,
                 Err(error) => return drop(ready_tx.send(Err(error))),
             };
@@ -92,13 +100,21 @@ fn build(
     receiver: SocketAddr,
     sources: &[Ipv4Addr],
     choice: BackendChoice,
+    key: &Provision,
 ) -> anyhow::Result<(Bond<AnyBackend>, SocketAddr)> {
     let limits = Limits { sockets: 32, ..Limits::default() };
     let (backend, _) = bondgate_io::open(backend_choice(choice), &limits)
         .context("no packet backend works here; try --backend mmsg")?;
     let local = bind_udp((Ipv4Addr::LOCALHOST, 0).into(), &BindOptions::default())?;
     let addr = local.local_addr()?;
-    let sender = Sender::new(SenderConfig::default(), random::<128>()?, u64::from_be_bytes(random::<8>()?));
+    let key = Sa1Config {
+        credentials: key.credentials(DEFAULT_OFFER),
+        offered: DEFAULT_OFFER,
+        mode: Sa1Mode::Require,
+        entropy: random()?,
+        clock: wall_clock(Instant::now()),
+    };
+    let sender = Sender::with_key(SenderConfig::default(), u64::from_be_bytes(random::<8>()?), key);
     let links = sources.iter().map(|source| LinkSpec::Address(IpAddr::V4(*source))).collect();
     let (failed_tx, failed_rx) = mpsc::channel();
     let notice = move |notice| match notice {

@@ -6,7 +6,8 @@
 //!    +------------------------- ledger: byte by byte, once, in order ----------------------------+
 //! ```
 //!
-//! Receiver and bonding sender are the ones of `bondgate run` and `bondgate send`. All ports are ephemeral, so that
+//! Receiver and bonding sender are the ones of `bondgate run` and `bondgate send`. The receiver admits nobody but who
+//! holds a key that is made for this run and kept nowhere. All ports are ephemeral, so that
 //! any number of demos can run at once. Half-way one link goes dead, at three quarters it comes back. Promises: every
 //! figure shown was measured in this run; whatever was started has ended when [`run`] returns.
 
@@ -26,11 +27,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bondgate_proto::sender::LinkState;
+use bondgate_auth::keyring::{Keyring, NewDevice, Provision, key_id_text};
+use bondgate_proto::sender::{LinkState, Registration};
 use bondgate_sim::link::{LinkConfig, Loss};
 
-use crate::config::{BackendChoice, Config, OutputMode};
-use crate::policy::Policy;
+use crate::config::{AuthMode, BackendChoice, Config, OutputMode, StrengthChoice};
+use crate::policy::{Policy, wall_ms};
 use crate::service::{Service, random};
 use crate::shard::bond::state_name;
 use crate::shard::snapshot::StreamStats;
@@ -152,6 +154,7 @@ struct Chain {
     bonding: Bonding,
     roads: Roads,
     service: Service,
+    key: Provision,
     road_texts: Vec<String>,
     sources: Vec<Ipv4Addr>,
     source: Source,
@@ -166,13 +169,14 @@ impl Chain {
     /// counts.
     fn start(options: &Options, roads: &[Road], stop: &AtomicBool) -> anyhow::Result<Self> {
         let config = config(options.backend);
-        let service =
-            Service::start(&config, Policy::compile(&config)).context("cannot start the receiver")?;
+        let (keyring, key) = keys().context("cannot make a key")?;
+        let policy = Policy::with_keyring(&config, Some(&keyring), None, wall_ms());
+        let service = Service::start(&config, policy).context("cannot start the receiver")?;
         let srt_addr = service.srt_addr().context("the receiver has no SRT port")?;
         let impaired = Roads::start(roads, service.srtla_addr(), u64::from_be_bytes(random::<8>()?))
             .context("cannot start the impaired links")?;
         let sources: Vec<Ipv4Addr> = roads.iter().map(|road| road.source).collect();
-        let bonding = Bonding::start(impaired.addr(), &sources, options.backend)
+        let bonding = Bonding::start(impaired.addr(), &sources, options.backend, &key)
             .context("cannot start the bonding sender")?;
         let ledger = Arc::new(Mutex::new(Ledger::new()));
 
@@ -201,6 +205,7 @@ impl Chain {
             bonding,
             roads: impaired,
             service,
+            key,
             road_texts: roads.iter().map(describe_road).collect(),
             sources,
             source: if options.use_ffmpeg { Source::find() } else { Source::BuiltIn },
@@ -400,6 +405,12 @@ impl Chain {
             encoder: self.source.describe(),
             length,
             cut_short,
+            key_id: key_id_text(&self.key.key_id),
+            // No data leave over a link before it is confirmed.
+            links_registered: self.bonding.status().map_or(0, |status| {
+                let has_key = status.registration == Registration::Sa1;
+                status.links.iter().filter(|link| has_key && link.stats.sent_packets > 0).count()
+            }),
             uplinks: self.roads.counters().into_iter().map(|(uplink, _)| uplink).collect(),
             retransmitted: self.publisher.line().stats.retransmitted,
             recovered: stream.as_ref().map_or(0, |stream| stream.recovered_datagrams),
@@ -420,7 +431,7 @@ impl Chain {
             .context("cannot start the encoder again")?;
         self.encoder = Some(encoder);
         // A bonding sender serves one encoder, so the user's own gets another one, over the same links.
-        let own = Bonding::start(self.roads.addr(), &self.sources, options.backend)
+        let own = Bonding::start(self.roads.addr(), &self.sources, options.backend, &self.key)
             .context("cannot start a second bonding sender")?;
         let srt_addr = self.service.srt_addr().context("the receiver has no SRT port")?;
         let latency_us = PUBLISH_LATENCY.as_micros();
@@ -463,12 +474,23 @@ fn config(backend: BackendChoice) -> Config {
     let mut config = Config::open();
     config.runtime.backend = backend;
     config.srtla.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.srtla.auth = AuthMode::Required;
+    config.streams.default = StrengthChoice::Sa1;
     config.srt.listen = (Ipv4Addr::LOCALHOST, 0).into();
     // The least granted, both ways; the encoder asks for more.
     config.srt.latency_ms = PLAY_LATENCY.as_millis() as u64;
     config.output.mode = OutputMode::Relay;
     config.admin.listen = None;
     config
+}
+
+/// A keyring of one device, and what that device is given.
+fn keys() -> anyhow::Result<(Keyring, Provision)> {
+    let now_ms = wall_ms();
+    let mut keyring = Keyring::new(random()?, random()?, now_ms);
+    // The sender is told the way through the impaired links; the name only has to be one.
+    let key = keyring.enroll(NewDevice::named("demo"), "demo.invalid:5000", &random()?, now_ms)?;
+    Ok((keyring, key))
 }
 
 fn url(addr: SocketAddr, stream_id: &str) -> String {

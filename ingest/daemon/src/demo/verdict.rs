@@ -23,6 +23,10 @@ pub struct Verdict {
     pub length: Duration,
     /// Why the run was shorter than wanted, if it was.
     pub cut_short: Option<String>,
+    /// The key the links registered with.
+    pub key_id: String,
+    /// Links that the receiver confirmed with that key.
+    pub links_registered: usize,
     /// What happened on the links from sender to receiver.
     pub uplinks: Vec<LinkCounters>,
     /// Data packets the encoder's SRT sent again.
@@ -94,6 +98,11 @@ impl fmt::Display for Verdict {
             }
             writeln!(f)?;
         }
+        writeln!(
+            f,
+            "key        {} links registered with key {}; nobody else could",
+            self.links_registered, self.key_id
+        )?;
         let sum = |count: fn(&LinkCounters) -> u64| self.uplinks.iter().map(count).sum::<u64>();
         let lost = sum(|c| c.lost) + sum(|c| c.tail_dropped);
         writeln!(
@@ -161,6 +170,8 @@ mod tests {
             encoder: "built-in",
             length: 4000 * MS,
             cut_short: None,
+            key_id: "0011223344556677".to_owned(),
+            links_registered: 2,
             uplinks: vec![LinkCounters { submitted: 600, lost: 6, ..LinkCounters::default() }; 2],
             retransmitted: 20,
             recovered: 12,
@@ -186,6 +197,7 @@ mod tests {
             "encoder    built-in\n\
              in         1000 payloads, 1316000 bytes in 4.0 s, 2.63 Mb/s\n\
              out        all of them: once, in order, bit-exact\n\
+             key        2 links registered with key 0011223344556677; nobody else could\n\
              links      1200 datagrams sent, 12 lost on the way, 0 swallowed by the dead link\n\
              repair     20 (2.0 per 100) retransmitted; 12 gaps repaired, 0 given up\n\
              outage     link 2 dead from 2.0 s to 3.0 s; longest gap at the viewer 40 ms; \

@@ -166,11 +166,10 @@ impl Sender {
         if self.link(slot).is_none_or(|link| link.state == LinkState::Idle && !has_key) {
             return;
         }
-        let count = distinct(numbers);
         let mut acked_bytes = 0u32;
         let mut newest_age_us = None;
         let mut acked_any = false;
-        for seq in numbers.iter().take(count) {
+        for seq in numbers.iter() {
             if let Some(stock) = &mut self.stock {
                 let links = &self.links;
                 stock.on_srtla_ack(seq, |slot| {
@@ -193,7 +192,7 @@ impl Sender {
         }
         // The last number made the receiver send a full ACK, so its age is a round trip, queues included. Any other may
         // have waited: then the round trip is known to lie in a range, and the value that surprises least is taken.
-        let waited_us_max = if count == FULL_ACK_NUMBERS { 0 } else { ACK_DELAY_US };
+        let waited_us_max = if numbers.len() == FULL_ACK_NUMBERS { 0 } else { ACK_DELAY_US };
         let flight = self.log.flight(slot);
         if let Some(link) = self.link_mut(slot) {
             let rtt_least_us = newest_age_us.map(|age_us| age_us.saturating_sub(waited_us_max));
@@ -210,15 +209,4 @@ impl Sender {
         }
         self.on_proof(slot, out);
     }
-}
-
-/// How many numbers there are, repetitions of the last one left out: they fill up what must have its full length.
-fn distinct(numbers: AckNumbers<'_>) -> usize {
-    let (mut count, mut last) = (0, None);
-    for (index, seq) in numbers.iter().enumerate() {
-        if last.replace(seq) != Some(seq) {
-            count = index + 1;
-        }
-    }
-    count
 }
