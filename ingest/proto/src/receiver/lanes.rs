@@ -20,7 +20,7 @@ const SOURCES: usize = 4096;
 /// MACs per second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LaneRates {
-    /// MAC1, per key.
+    /// MAC1, per key. Sixteen links in a blackout say hello once a second each, and thrice in their first second.
     pub hello_per_key: Rate,
     /// MAC1.
     pub hello: Rate,
@@ -51,7 +51,7 @@ impl Default for LaneRates {
     fn default() -> Self {
         let rate = |per_s, burst| Rate { per_s, burst };
         Self {
-            hello_per_key: rate(10, 20),
+            hello_per_key: rate(20, 64),
             hello: rate(5000, 2500),
             cookie: rate(4000, 2000),
             join_per_source: rate(50, 200),
