@@ -2,8 +2,8 @@
 //!
 //! A ticket proves nothing about the address it is shown from, so an address is never sent more than came from it: what
 //! one datagram brought and its answer did not use is noted here until the address joins. The one exception are
-//! [`DEBT_MAX`] bytes, because a sender that probes once and asks once brings 516 bytes, and the answers it needs when
-//! the first of them is lost have 548. Registration is stateless otherwise. Promise: bounded, and dropping any entry at
+//! [`DEBT_MAX`] bytes per IP address and [`DEBT_PAUSE`], because a sender that probes once and asks once brings 516 bytes,
+//! and the answers it needs when the first of them is lost have 548. Registration is stateless otherwise. Promise: bounded, and dropping any entry at
 //! any time costs its sender at most a second of waiting.
 
 use super::table::Index;
@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// How much more than it sent an address may be sent, once: the length of the NGP that answered its probe.
 const DEBT_MAX: i32 = SHORT_PADDED_LEN as i32;
+/// How long a source has to do without another such debt.
+const DEBT_PAUSE: Duration = Duration::from_secs(600);
+/// Sources whose debts are remembered; those that share a place share the pause.
+const DEBTORS: usize = 4096;
 /// An address is forgotten after this long without a registration.
 const IDLE: Duration = Duration::from_secs(5);
 const CREDIT_CAP: i32 = 64 << 10;
@@ -24,6 +28,8 @@ struct Entry {
     hash: u32,
     /// Bytes that came minus bytes that were sent.
     credit_bytes: i32,
+    /// The keyed hash of its source.
+    source: u32,
     sender_half: [u8; HALF_LEN],
 }
 
@@ -32,6 +38,8 @@ pub(super) struct Pending {
     entries: Box<[Option<Entry>]>,
     free: Vec<u32>,
     index: Index,
+    /// When a source was last given more than it sent.
+    debts: Box<[Option<Instant>]>,
     pub repeat: Deadlines,
     pub idle: Deadlines,
 }
@@ -42,6 +50,7 @@ impl Pending {
             entries: vec![None; max].into_boxed_slice(),
             free: (0..max as u32).rev().collect(),
             index: Index::new(max),
+            debts: vec![None; DEBTORS].into_boxed_slice(),
             repeat: Deadlines::new(repeat_after, max),
             idle: Deadlines::new(IDLE, max),
         }
@@ -72,22 +81,22 @@ impl Pending {
         }
         let slot = self.free.pop()?;
         *self.entries.get_mut(slot as usize)? =
-            Some(Entry { addr, hash, credit_bytes: 0, sender_half: [0; HALF_LEN] });
+            Some(Entry { addr, hash, credit_bytes: 0, source: 0, sender_half: [0; HALF_LEN] });
         self.index.insert(hash, slot);
         Some(slot)
     }
 
-    /// The answer just noted was a REG2 for `sender_half`; it is repeated if no join comes.
+    /// The answer just noted was a REG2 for `sender_half`; it is repeated if no join comes. `source` is the hash of the
+    /// address without its port.
     pub(super) fn await_join(
         &mut self,
         now: Instant,
-        addr: LinkAddr,
-        hash: u32,
+        (addr, hash, source): (LinkAddr, u32, u32),
         sender_half: &[u8; HALF_LEN],
     ) {
         let Some(slot) = self.find(addr, hash) else { return };
         if let Some(Some(entry)) = self.entries.get_mut(slot as usize) {
-            entry.sender_half = *sender_half;
+            (entry.sender_half, entry.source) = (*sender_half, source);
         }
         self.repeat.arm(slot, now);
     }
@@ -102,10 +111,16 @@ impl Pending {
         while let Some(slot) = self.repeat.pop_due(now) {
             let Some(Some(entry)) = self.entries.get_mut(slot as usize) else { continue };
             let after = entry.credit_bytes - REG_LEN as i32;
-            if after >= -DEBT_MAX {
-                entry.credit_bytes = after;
-                return Some((entry.addr, entry.sender_half));
+            if after < 0 {
+                let Some(debt) = self.debts.get_mut(entry.source as usize % DEBTORS) else { continue };
+                if after < -DEBT_MAX || debt.is_some_and(|at| now.saturating_duration_since(at) < DEBT_PAUSE)
+                {
+                    continue;
+                }
+                *debt = Some(now);
             }
+            entry.credit_bytes = after;
+            return Some((entry.addr, entry.sender_half));
         }
         None
     }

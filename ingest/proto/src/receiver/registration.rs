@@ -101,7 +101,8 @@ impl Receiver {
         reply_reg2(from, &self.full_id(asked.sender_half()), out);
         self.counters.reg1_answered += 1;
         self.pending.note(now, (from, hash), REG_LEN, REG_LEN);
-        self.pending.await_join(now, from, hash, asked.sender_half());
+        let source = source_hash(&self.hash, from.ip());
+        self.pending.await_join(now, (from, hash, source), asked.sender_half());
         Verdict::Consumed
     }
 

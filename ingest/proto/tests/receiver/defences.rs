@@ -61,7 +61,7 @@ fn strict_is_silent() {
     assert_eq!((rig.receiver.counters().strikes, rig.receiver.counters().sa1_challenged), (0, 1));
 }
 
-/// Twenty hellos at once and ten more per second and key; other keys do not notice.
+/// Sixty-four hellos at once and twenty more per second and key; other keys do not notice.
 #[test]
 fn a_hello_is_paid_for_before_its_mac() {
     let mut rig = Rig::admitting(ReceiverConfig::default(), strict([rules(1), rules(2)]));
@@ -74,8 +74,8 @@ fn a_hello_is_paid_for_before_its_mac() {
         *reasons.entry(reason).or_insert(0) += 1;
         rig.now += ms(1);
     }
-    assert_eq!(reasons[&DropReason::Sa1Mac1], 29);
-    assert_eq!(reasons[&DropReason::Sa1BudgetHello], 971);
+    assert_eq!(reasons[&DropReason::Sa1Mac1], 83);
+    assert_eq!(reasons[&DropReason::Sa1BudgetHello], 917);
     Device::new(2, &rig).join(&mut rig, link(0), 0);
 }
 
@@ -263,7 +263,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     /// However an address is made to look, it is not sent more than seems to come from it; but for the 32 bytes that a
-    /// lost REG2 may cost, once in five seconds, and never without a probe and a REG1 before.
+    /// lost REG2 may cost, once in ten minutes (longer than any of these cases), and never without a probe and a REG1
+    /// before.
     #[test]
     fn no_address_is_sent_more_than_it_sent(
         steps in prop::collection::vec((0u16..6, forged(), 0u64..400, any::<bool>()), 1..300),
@@ -311,9 +312,8 @@ proptest! {
                     *balance.entry(to).or_default() -= bytes.len() as i64;
                 }
             }
-            // Who was silent for five seconds is forgotten.
-            let debts = 1 + (rig.now - start).as_secs() as i64 / 5;
-            prop_assert!(balance.values().all(|&balance| balance >= -32 * debts), "{balance:?}");
+            prop_assert!(rig.now - start < ms(600_000));
+            prop_assert!(balance.values().all(|&balance| balance >= -32), "{balance:?}");
         }
     }
 }

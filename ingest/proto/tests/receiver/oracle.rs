@@ -7,6 +7,8 @@ use crate::rig::*;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{Command, DropReason, ReceiverConfig, Verdict};
 use proptest::prelude::*;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const GROUPS: usize = 3;
@@ -78,7 +80,7 @@ struct ModelPending {
     addr: LinkAddr,
     credit: i64,
     touched: Instant,
-    waits: Option<(u8, Instant)>,
+    waits: Option<(u8, Instant, u64)>,
 }
 
 struct Model {
@@ -89,6 +91,8 @@ struct Model {
     groups: Vec<ModelGroup>,
     /// Addresses that are registering: what they may be sent, when they last registered, and the REG2 that waits.
     pending: Vec<ModelPending>,
+    /// Who was sent 32 bytes more than it sent.
+    indebted: HashSet<IpAddr>,
     seq: u32,
     config: ReceiverConfig,
 }
@@ -137,7 +141,9 @@ impl Model {
 
     fn reg1(&mut self, from: LinkAddr, half: u8) -> (Expect, Replies) {
         let due = self.now + self.config.reg2_repeat;
-        self.registers(from, 258).waits = Some((half, due));
+        self.ticks += 1;
+        let tick = self.ticks;
+        self.registers(from, 258).waits = Some((half, due, tick));
         (Expect::Consumed, vec![(from, self.answer(half))])
     }
 
@@ -333,11 +339,14 @@ impl Model {
         let now = self.now;
         let mut replies = vec![];
         let mut due = vec![];
+        self.pending.sort_by_key(|entry| entry.waits.map_or(0, |(.., tick)| tick));
         for entry in &mut self.pending {
-            if let Some((half, _)) = entry.waits.take_if(|(_, at)| *at <= now)
-                && entry.credit - 258 >= -32
-            {
-                entry.credit -= 258;
+            let Some((half, ..)) = entry.waits.take_if(|(_, at, _)| *at <= now) else { continue };
+            let after = entry.credit - 258;
+            // One address of an IP may be 32 bytes in debt in ten minutes; no case takes that long.
+            let is_paid = after >= 0 || (after >= -32 && self.indebted.insert(entry.addr.ip()));
+            if is_paid {
+                entry.credit = after;
                 due.push((entry.addr, half));
             }
         }
@@ -573,6 +582,7 @@ proptest! {
             ticks: 0,
             groups: vec![],
             pending: vec![],
+            indebted: HashSet::new(),
             seq: 100,
             config,
         };
