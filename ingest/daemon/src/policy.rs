@@ -62,6 +62,7 @@ impl Policy {
             listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
             gate: keyring.map(Keyring::gate_keys),
             keys: keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms)),
+            tenant_groups_max: config.keys.tenant_groups_max,
             probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
         };
         Self { admission: Arc::new(admission), streams, listed: listed(1).collect() }

@@ -42,6 +42,7 @@ pub static KEYS: &[Key] = &[
     text("srtla.roaming", |c| &mut c.srtla.roaming),
     text("keys.seal_key_file", |c| &mut c.keys.seal_key_file),
     text("keys.server", |c| &mut c.keys.server),
+    number("keys.tenant_groups_max", (0, 65_535), |c| &mut c.keys.tenant_groups_max),
     text("streams.default", |c| &mut c.streams.default),
     text("streams.sa1", |c| &mut c.streams.sa1),
     text("streams.sa1_token", |c| &mut c.streams.sa1_token),
@@ -192,7 +193,7 @@ macro_rules! integer_setting {
         }
     )*};
 }
-integer_setting!(u8, u64, usize);
+integer_setting!(u8, u16, u64, usize);
 
 macro_rules! choice_setting {
     ($($type:ty),*) => {$(

@@ -123,6 +123,8 @@ pub struct Keys {
     pub seal_key_file: Option<PathBuf>,
     /// `host:port` under which devices reach this receiver; empty until somebody knows.
     pub server: String,
+    /// Groups of all devices of a tenant at once, per shard; 0: no limit.
+    pub tenant_groups_max: u16,
 }
 
 /// `[streams]`: what a publisher or player of a stream has to show.

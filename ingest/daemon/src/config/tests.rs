@@ -99,6 +99,7 @@ fn effective_values_read_back_as_themselves() {
         "srtla.roaming=false",
         "keys.seal_key_file=/etc/bondgate/seal.key",
         "keys.server=gate.example:5000",
+        "keys.tenant_groups_max=4",
         "streams.default=token",
         "streams.sa1=a",
         "streams.sa1_token=c",

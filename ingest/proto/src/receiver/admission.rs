@@ -27,6 +27,8 @@ pub struct Admission {
     pub gate: Option<GateKeys>,
     /// The devices' keys.
     pub keys: KeyTable,
+    /// Groups all devices of one tenant may have at once in this shard; 0: as many as they may have one by one.
+    pub tenant_groups_max: u16,
     /// New groups may only shake hands until [`Command::StreamAccepted`](super::Command::StreamAccepted).
     pub probation: bool,
 }
@@ -40,6 +42,7 @@ impl Admission {
             listener: ListenerId([0; 16]),
             gate: None,
             keys: KeyTable::default(),
+            tenant_groups_max: 0,
             probation: false,
         }
     }

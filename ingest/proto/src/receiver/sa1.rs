@@ -371,16 +371,25 @@ impl Receiver {
                 dead = Some((group.opened_at, slot));
             }
         }
-        if count < usize::from(rules.groups_max) {
-            return true;
-        }
         match dead {
+            _ if count < usize::from(rules.groups_max) => {}
             Some((_, slot)) if count == usize::from(rules.groups_max) => {
                 self.close_group(slot, CloseReason::Replaced, out);
-                true
             }
-            _ => false,
+            _ => return false,
         }
+        self.tenant_has_quota(rules)
+    }
+
+    /// The tenant may have another group. Looks at all groups, which is done for new groups of genuine devices only.
+    fn tenant_has_quota(&self, rules: &DeviceRules) -> bool {
+        let max = usize::from(self.admission.tenant_groups_max);
+        if max == 0 || rules.tenant.is_empty() {
+            return true;
+        }
+        let keys = self.groups.iter().filter_map(|(_, group)| Some(group.device()?.key_id));
+        let tenants = keys.filter_map(|key_id| Some(&self.admission.keys.entry(&key_id)?.rules.tenant));
+        tenants.filter(|tenant| **tenant == rules.tenant).count() < max
     }
 
     fn links_max(&self, rules: &DeviceRules) -> usize {

@@ -237,6 +237,25 @@ fn the_joining_address_does_not_keep_its_own_old_group_alive() {
     assert_eq!(rig.groups(), 1);
 }
 
+/// Devices one to three are acme's, which may have two groups; device four has no tenant.
+#[test]
+fn the_devices_of_a_tenant_share_its_quota() {
+    let acme = |n| DeviceRules { tenant: "acme".into(), ..rules(n) };
+    let admission = Admission { tenant_groups_max: 2, ..strict([acme(1), acme(2), acme(3), rules(4)]) };
+    let mut rig = Rig::admitting(ReceiverConfig::default(), admission);
+    let mut devices: Vec<Device> = (1..=4).map(|n| Device::new(n, &rig)).collect();
+    devices[0].join(&mut rig, link(0), 0);
+    devices[1].join(&mut rig, link(10), 0);
+    let join = devices[2].ask(&mut rig, link(20), 0);
+    let (_, did) = rig.up(link(20), join.packet());
+    assert_eq!(devices[2].refused(&join, &did), RefusalCode::GroupLimit);
+    devices[3].join(&mut rig, link(30), 0);
+    devices[0].join(&mut rig, link(1), 1);
+    assert_eq!(rig.groups(), 3, "more links and other tenants are another matter");
+    rig.advance(ms(60_000));
+    devices[2].join(&mut rig, link(20), 0);
+}
+
 #[test]
 fn a_device_that_comes_and_goes_too_often_is_told_to_wait() {
     let mut rig = rig();
