@@ -6,7 +6,6 @@
 use super::admission::Current;
 use super::bucket::Bucket;
 use super::groups::{Group, Stage};
-use super::penalty::Class;
 use super::{Actions, Admission, CloseReason, Receiver};
 use crate::GroupKey;
 use std::sync::Arc;
@@ -78,7 +77,7 @@ impl Receiver {
             self.groups.is_ghost(slot, now);
         }
         if let Some(ip) = culprit
-            && self.strike(now, Class::Stock, ip)
+            && self.strike(now, ip)
         {
             self.close_group(slot, CloseReason::Penalty, out);
         }

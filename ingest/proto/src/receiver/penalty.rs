@@ -2,8 +2,9 @@
 //!
 //! Only failures of *proven* addresses come in here: of somebody who receives what is sent there. What an address can be
 //! made to look like by forging it is never held against it. Five failures within a minute silence registration for a
-//! minute, then two, and so on up to a day; links that are up are not touched. Failures with and without a device key are
-//! kept apart, so that a stranger behind a carrier's NAT does not silence the devices there.
+//! minute, then two, and so on up to a day; links that are up are not touched. Devices are never silenced: a stranger behind
+//! the same carrier's NAT must not silence them, and whoever saw a join go by could send it with a wrong MAC in the device's
+//! name, cookie and all.
 //!
 //! Promises: a table of fixed size; O(1); an address is silenced for its own failures only, not for another's that
 //! happens to share its place.
@@ -19,16 +20,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const SETS: usize = 256;
 const WAYS: usize = 4;
 
-/// Whose failures.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Class {
-    Stock,
-    Device,
-}
-
 #[derive(Clone, Copy)]
 struct Entry {
-    class: Class,
     prefix: [u8; 16],
     strikes: u8,
     /// When the first of the strikes came.
@@ -51,31 +44,32 @@ impl Penalties {
         Self { sets: vec![[None; WAYS]; SETS].into_boxed_slice(), last_ends: None }
     }
 
-    /// Registration of this class from this address is to be met with silence. `hash` is the source's.
-    pub(super) fn is_silenced(&self, now: Instant, class: Class, ip: IpAddr, hash: u32) -> bool {
+    /// Registration without a key from this address is to be met with silence. `hash` is the source's.
+    pub(super) fn is_silenced(&self, now: Instant, ip: IpAddr, hash: u32) -> bool {
         if self.last_ends.is_none_or(|end| end <= now) {
             return false;
         }
         let prefix = source_prefix(ip);
-        self.sets.get(hash as usize % SETS).into_iter().flatten().flatten().any(|entry| {
-            entry.class == class && entry.prefix == prefix && entry.until.is_some_and(|until| now < until)
-        })
+        self.sets
+            .get(hash as usize % SETS)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| entry.prefix == prefix && entry.until.is_some_and(|until| now < until))
     }
 
     /// Notes a failure of a proven address. `true` when it is silenced from now on.
-    pub(super) fn strike(&mut self, now: Instant, class: Class, ip: IpAddr, hash: u32) -> bool {
+    pub(super) fn strike(&mut self, now: Instant, ip: IpAddr, hash: u32) -> bool {
         let prefix = source_prefix(ip);
         let Some(set) = self.sets.get_mut(hash as usize % SETS) else { return false };
-        let known = set
-            .iter()
-            .position(|place| place.is_some_and(|entry| entry.class == class && entry.prefix == prefix));
+        let known = set.iter().position(|place| place.is_some_and(|entry| entry.prefix == prefix));
         // The place of the one whose last failure is longest ago, those under penalty last.
         let at = known.or_else(|| {
             let worth = |entry: &Entry| (entry.until.is_some_and(|until| now < until), entry.last);
             (0..WAYS).min_by_key(|&way| set.get(way).and_then(Option::as_ref).map(worth))
         });
         let Some(place) = at.and_then(|way| set.get_mut(way)) else { return false };
-        let fresh = Entry { class, prefix, strikes: 0, since: now, last: now, until: None, served: 0 };
+        let fresh = Entry { prefix, strikes: 0, since: now, last: now, until: None, served: 0 };
         let entry = match place {
             Some(entry) if known.is_some() => entry,
             _ => place.insert(fresh),
@@ -116,12 +110,12 @@ mod tests {
         let mut terms = Vec::new();
         for _ in 0..14 {
             for strike in 1..=5 {
-                assert!(!penalties.is_silenced(now, Class::Stock, ip(1), 9));
-                assert_eq!(penalties.strike(now, Class::Stock, ip(1), 9), strike == 5);
+                assert!(!penalties.is_silenced(now, ip(1), 9));
+                assert_eq!(penalties.strike(now, ip(1), 9), strike == 5);
                 now += Duration::from_secs(1);
             }
             let start = now;
-            while penalties.is_silenced(now, Class::Stock, ip(1), 9) {
+            while penalties.is_silenced(now, ip(1), 9) {
                 now += Duration::from_secs(1);
             }
             terms.push((now - start).as_secs() + 1);
@@ -131,10 +125,10 @@ mod tests {
         // A day without a failure and it begins anew.
         now += LONGEST;
         for _ in 0..5 {
-            penalties.strike(now, Class::Stock, ip(1), 9);
+            penalties.strike(now, ip(1), 9);
         }
-        assert!(penalties.is_silenced(now + Duration::from_secs(59), Class::Stock, ip(1), 9));
-        assert!(!penalties.is_silenced(now + Duration::from_secs(60), Class::Stock, ip(1), 9));
+        assert!(penalties.is_silenced(now + Duration::from_secs(59), ip(1), 9));
+        assert!(!penalties.is_silenced(now + Duration::from_secs(60), ip(1), 9));
     }
 
     #[test]
@@ -142,7 +136,7 @@ mod tests {
         let mut penalties = Penalties::new();
         let mut now = Instant::now();
         for _ in 0..1000 {
-            assert!(!penalties.strike(now, Class::Device, ip(1), 0));
+            assert!(!penalties.strike(now, ip(1), 0));
             now += Duration::from_secs(15);
         }
     }
@@ -153,16 +147,14 @@ mod tests {
         let mut penalties = Penalties::new();
         let now = Instant::now();
         for n in 0..3 {
-            assert_eq!((0..5).filter(|_| penalties.strike(now, Class::Stock, ip(n), 77)).count(), 1);
+            assert_eq!((0..5).filter(|_| penalties.strike(now, ip(n), 77)).count(), 1);
         }
         for n in 3..10_000 {
             for _ in 0..3 {
-                penalties.strike(now, Class::Stock, ip(n), 77);
+                penalties.strike(now, ip(n), 77);
             }
         }
-        let silenced: Vec<u32> =
-            (0..10_000).filter(|&n| penalties.is_silenced(now, Class::Stock, ip(n), 77)).collect();
+        let silenced: Vec<u32> = (0..10_000).filter(|&n| penalties.is_silenced(now, ip(n), 77)).collect();
         assert_eq!(silenced, [0, 1, 2]);
-        assert!(!penalties.is_silenced(now, Class::Device, ip(0), 77), "devices behind the same NAT go on");
     }
 }

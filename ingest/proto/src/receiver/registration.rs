@@ -4,7 +4,6 @@ use super::bucket::Bucket;
 use super::groups::Identity;
 use super::lanes::{Stock, source_hash};
 use super::members::Joining;
-use super::penalty::Class;
 use super::uplink::reply;
 use super::{Actions, DropReason, LeaveReason, Receiver, Verdict};
 use crate::LinkAddr;
@@ -45,7 +44,7 @@ impl Receiver {
         let owner = self.owner_of(id.sender_half());
         if owner == self.config.shard {
             let source = source_hash(&self.hash, ip);
-            if self.penalties.is_silenced(now, Class::Stock, ip, source) {
+            if self.penalties.is_silenced(now, ip, source) {
                 return Verdict::Drop(DropReason::Penalty);
             }
             if !self.lanes.stock_source(source, now) {

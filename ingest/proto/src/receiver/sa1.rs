@@ -9,7 +9,6 @@ use super::admission::Admission;
 use super::groups::{DeviceGroup, Group, Identity};
 use super::lanes::source_hash;
 use super::members::Joining as How;
-use super::penalty::Class;
 use super::uplink::reply;
 use super::{Actions, CloseReason, DropReason, LeaveReason, Receiver, Secrets, Verdict};
 use crate::LinkAddr;
@@ -114,9 +113,6 @@ impl Receiver {
         }
         let ip = from.0.ip();
         let source = source_hash(&self.hash, ip);
-        if self.penalties.is_silenced(now, Class::Device, ip, source) {
-            return Verdict::Drop(DropReason::Penalty);
-        }
         if packet.kind() == PacketType::Reg1 {
             self.m1(now, from.0, source, packet.bytes(), out)
         } else {
@@ -210,13 +206,8 @@ impl Receiver {
             {
                 Verdict::HandOff(asked.map_or(0, |key_id| self.owner_of_key(key_id)))
             }
-            Err(rejected) => {
-                // Its cookie was good: whoever sent this receives what is sent there.
-                if rejected.reason == Reject::Mac3 {
-                    self.strike(now, Class::Device, from.ip());
-                }
-                self.rejected(from, &rejected, out)
-            }
+            // A wrong MAC behind a good cookie is not held against the address: whoever saw the join go by can send that.
+            Err(rejected) => self.rejected(from, &rejected, out),
         }
     }
 
@@ -463,8 +454,8 @@ impl Receiver {
     }
 
     /// Holds a failure against an address that was proven.
-    pub(super) fn strike(&mut self, now: Instant, class: Class, ip: IpAddr) -> bool {
-        let silenced = self.penalties.strike(now, class, ip, source_hash(&self.hash, ip));
+    pub(super) fn strike(&mut self, now: Instant, ip: IpAddr) -> bool {
+        let silenced = self.penalties.strike(now, ip, source_hash(&self.hash, ip));
         self.counters.strikes += 1;
         self.counters.penalties += u64::from(silenced);
         silenced

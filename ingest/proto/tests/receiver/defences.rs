@@ -79,35 +79,27 @@ fn a_hello_is_paid_for_before_its_mac() {
     Device::new(2, &rig).join(&mut rig, link(0), 0);
 }
 
-/// Only who receives what is sent to an address can bring a penalty on it.
+/// Nothing that strangers can send is held against anybody. That includes a join whose cookie is good and whose MAC is wrong:
+/// whoever saw it go by can change it and send it in the device's name.
 #[test]
-fn five_wrong_joins_from_a_proven_address_bring_a_minute_of_silence() {
+fn wrong_joins_silence_nobody() {
     let mut rig = Rig::admitting(ReceiverConfig::default(), mixed([rules(1), rules(2)]));
     let mut device = Device::new(1, &rig);
     let join = device.ask(&mut rig, link(0), 0);
     let mut forged = *join.packet();
     forged[257] ^= 1;
-    // The cookie is not that of these addresses; nor is anything else that strangers can send held against anybody.
     for n in 0..10_000 {
         rig.feed(host(n % 7), &forged);
         rig.feed(host(n % 7), &reg1(&probe_id(1)));
         rig.now += ms(1);
     }
-    assert_eq!(rig.receiver.counters().strikes, 0);
     let join = device.ask(&mut rig, link(0), 0);
     let mut forged = *join.packet();
     forged[257] ^= 1;
-    for _ in 0..5 {
+    for _ in 0..100 {
         assert_eq!(rig.up(link(0), &forged), (Verdict::Drop(DropReason::Sa1Mac3), vec![]));
     }
-    assert_eq!((rig.receiver.counters().strikes, rig.receiver.counters().penalties), (5, 1));
-    for _ in 0..59 {
-        assert_eq!(rig.up(link(0), join.packet()), (Verdict::Drop(DropReason::Penalty), vec![]));
-        rig.advance(ms(1000));
-    }
-    // Others behind the same address that have no key are not concerned.
-    assert_eq!(rig.up(link(1), &reg1(&probe_id(1))).0, Verdict::Consumed);
-    rig.advance(ms(1000));
+    assert_eq!((rig.receiver.counters().strikes, rig.receiver.counters().penalties), (0, 0));
     device.join(&mut rig, link(0), 0);
 }
 
