@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -86,6 +87,21 @@ pub struct Settings {
     pub backend: &'static str,
     /// Least latency in milliseconds.
     pub latency_ms: u64,
+    /// Who may register.
+    pub auth: Auth,
+    /// Further lines of the section `[streams]`.
+    pub streams: &'static str,
+}
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody.
+    Open,
+    /// Devices, and senders without a key from these networks, as in TOML.
+    Mixed(&'static str),
+    /// Devices.
+    Required,
 }
 
 impl Settings {
@@ -102,6 +118,8 @@ impl Settings {
             output: Output::Relay,
             backend: "auto",
             latency_ms: 300,
+            auth: Auth::Open,
+            streams: "",
         })
     }
 
@@ -110,10 +128,16 @@ impl Settings {
         let mut toml = format!(
             "[log]\nformat = \"human\"\nlevel = \"debug\"\n\n\
              [runtime]\nbackend = \"{}\"\nstate_dir = \"{}\"\n\n\
-             [srtla]\nauth = \"open\"\nlisten = \"{}\"\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
+             [srtla]\n{}listen = \"{}\"\n\n[streams]\n{}\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
             self.backend,
             scene.path("state").display(),
+            match self.auth {
+                Auth::Open => "auth = \"open\"\n".to_owned(),
+                Auth::Mixed(networks) => format!("auth = \"mixed\"\nstock_allow = {networks}\n"),
+                Auth::Required => "auth = \"required\"\n".to_owned(),
+            },
             self.srtla,
+            self.streams,
             self.srt,
             self.latency_ms,
             self.admin
@@ -148,8 +172,11 @@ impl Settings {
     ) -> Result<Process> {
         std::fs::create_dir_all(scene.path("state"))?;
         let config = scene.write(&format!("{name}.toml"), &self.to_toml(scene))?;
-        let mut run = command(&["run", "--accept-open-ingest", "-c"])?;
-        run.arg(config);
+        let mut run = command(&["run"])?;
+        if self.auth == Auth::Open {
+            run.arg("--accept-open-ingest");
+        }
+        run.arg("-c").arg(config);
         let plain_program = run.get_program().to_owned();
         let run = wrap(run);
         let is_wrapped = run.get_program() != plain_program;
@@ -165,6 +192,50 @@ impl Settings {
         })?;
         Ok(process)
     }
+}
+
+/// Runs `bondgate device|key|token ...` on the keyring of the scene's receivers, whether one is running or not. Returns what
+/// it prints on standard output.
+///
+/// # Errors
+/// When it fails; the text is what it says.
+pub fn administer(scene: &Scene, arguments: &[&str]) -> Result<String> {
+    std::fs::create_dir_all(scene.path("state"))?;
+    let config = scene.write("keys.toml", "")?;
+    let mut command = command(arguments)?;
+    command.arg("--config").arg(config).arg("--state-dir").arg(scene.path("state")).stdin(Stdio::null());
+    let output = command.output().context("cannot run bondgate")?;
+    if !output.status.success() {
+        bail!("bondgate {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Enrolls a device that finds its receiver at `server`; returns its provisioning URI.
+///
+/// # Errors
+/// When there is such a device already, or the keyring cannot be written.
+pub fn enroll(scene: &Scene, name: &str, server: SocketAddr) -> Result<String> {
+    uri_in(&administer(scene, &["device", "enroll", name, "--no-qr", "--server", &server.to_string()])?)
+}
+
+/// The provisioning URI among lines of text.
+///
+/// # Errors
+/// When there is none.
+pub fn uri_in(text: &str) -> Result<String> {
+    let line = text.lines().map(str::trim).find(|line| line.starts_with("srtla://"));
+    line.map(str::to_owned).with_context(|| format!("no provisioning URI in {text:?}"))
+}
+
+/// Writes a provisioning URI to a file that `bondgate send --key-file` takes.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn key_file(scene: &Scene, name: &str, uri: &str) -> Result<PathBuf> {
+    let path = scene.write(name, uri)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(path)
 }
 
 /// The bonding sender, from a local SRT port over some local addresses to a receiver.

@@ -9,10 +9,12 @@
 //! * [`relay`]: links between real sockets, impaired by the simulator's link model.
 //! * [`tap`]: what encoders really put on the wire.
 //! * [`netns`]: hosts made of network namespaces (root only).
+//! * [`attack`]: what attackers have: forged sources, packets of every kind, ears on the wire.
 //!
 //! Promise: nothing here leaves loopback or a namespace it made, every wait has an end, every port is free when
 //! handed out.
 
+pub mod attack;
 pub mod bondgate;
 pub mod harness;
 pub mod ledger;

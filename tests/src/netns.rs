@@ -7,10 +7,12 @@
 //! Promise: names carry the process id and a counter; dropping the pair deletes both namespaces and with them all links.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::LinkNameSpaceType;
 
 /// The receiver's address, reachable over every link.
 pub const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 255, 1));
@@ -22,8 +24,9 @@ pub struct Hosts {
     receiver: Namespace,
 }
 
+/// A host of its own: a network namespace, gone when dropped.
 #[derive(Debug)]
-struct Namespace(String);
+pub struct Namespace(String);
 
 impl Drop for Namespace {
     fn drop(&mut self) {
@@ -48,16 +51,8 @@ impl Hosts {
     /// # Errors
     /// When the kernel or the rights do not allow it.
     pub fn new(links: u8) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let tag = format!("bg{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let create = |role: &str| {
-            let name = format!("{tag}{role}");
-            ip(&["netns", "add", &name]).map(|_| Namespace(name))
-        };
-        let hosts = Self { sender: create("s")?, receiver: create("r")? };
+        let hosts = Self { sender: Namespace::new()?, receiver: Namespace::new()? };
         let (s, r) = (hosts.sender.0.as_str(), hosts.receiver.0.as_str());
-        ip(&["-n", s, "link", "set", "lo", "up"])?;
-        ip(&["-n", r, "link", "set", "lo", "up"])?;
         ip(&["-n", r, "addr", "add", &format!("{SERVICE}/32"), "dev", "lo"])?;
         for link in 0..links {
             let (device, table) = (Self::device(link), (100 + u32::from(link)).to_string());
@@ -120,7 +115,42 @@ impl Hosts {
 }
 
 impl Namespace {
-    fn wrap(&self, command: &Command) -> Command {
+    /// A host with nothing but loopback.
+    ///
+    /// # Errors
+    /// When the kernel or the rights do not allow it.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bg{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        ip(&["netns", "add", &name])?;
+        let namespace = Self(name);
+        ip(&["-n", &namespace.0, "link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Its name, as `ip -n` takes it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Does something on this host: what opens sockets there opens them in this namespace, and they stay there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or what is done fails.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.0))?;
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .context("cannot enter a namespace")?;
+                work()
+            });
+            worker.join().map_err(|_| anyhow::anyhow!("panicked in a namespace"))?
+        })
+    }
+
+    /// Turns a command into one that runs on this host.
+    pub fn wrap(&self, command: &Command) -> Command {
         let mut wrapped = Command::new("ip");
         wrapped.args(["netns", "exec", &self.0]).arg(command.get_program()).args(command.get_args());
         for (key, value) in command.get_envs() {
@@ -133,7 +163,11 @@ impl Namespace {
     }
 }
 
-fn ip(arguments: &[&str]) -> Result<String> {
+/// Runs `ip`.
+///
+/// # Errors
+/// When it fails; the text is what it says.
+pub fn ip(arguments: &[&str]) -> Result<String> {
     let output = Command::new("ip").args(arguments).stdin(Stdio::null()).output().context("cannot run ip")?;
     if !output.status.success() {
         bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

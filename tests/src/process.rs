@@ -78,6 +78,11 @@ impl Process {
         &self.log
     }
 
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The pipe to its standard input, if it was started with one.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()

@@ -1,0 +1,174 @@
+//! Keys come and go while streams go on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bondgate_tests::attack::client::{Device, socket};
+use bondgate_tests::attack::wire::Observer;
+use bondgate_tests::attack::{
+    Arena, BYSTANDER, ENCODER, How, Live, RATE_BPS, SERVICE, VICTIM, host, send_command, srtla,
+};
+use bondgate_tests::bondgate::{self, Auth, Output};
+use bondgate_tests::media::{self, Feed, Recorder};
+use bondgate_tests::process::Process;
+use bondgate_tests::scene::{Scene, wait_until};
+
+use crate::{figure, is_long};
+
+/// The daemon takes a keyring up within this time, says the command.
+const TAKEN_UP: Duration = Duration::from_millis(250);
+
+/// K-03: a key is replaced every second. The stream of a device whose key was replaced once goes on under its old key, that
+/// of others does not notice, every new key registers, the key before it too, and the one before that does not.
+pub fn rotation_every_second(scene: &Scene) -> Result<()> {
+    let rotations: u32 = if is_long() { 60 } else { 15 };
+    let arena = Arena::new()?;
+    let server = srtla().into();
+    let cam = bondgate::enroll(scene, "cam", server)?;
+    let mut uris = vec![bondgate::enroll(scene, "other", server)?];
+    let mut run = arena.start(scene, &Arena::settings(Auth::Required)?)?;
+    let how = How::Key(bondgate::key_file(scene, "cam.key", &cam)?);
+    let live = Live::start(scene, &arena, (&arena.encoder, ENCODER), &how, "cam1", u64::from(rotations) + 4)?;
+    let socket = socket(&arena.bystander, host(BYSTANDER), srtla())?;
+    let (mut new_taken, mut old_taken, mut old_refused) = (0, 0, 0);
+    let start = Instant::now();
+    for n in 1..=rotations {
+        if n == 3 {
+            bondgate::administer(scene, &["key", "rotate", "cam", "--no-qr"])?;
+        }
+        if n == 6 {
+            bondgate::administer(scene, &["key", "rotate", "--gate", "--force"])?;
+        }
+        let printed = bondgate::administer(scene, &["key", "rotate", "other", "--no-qr", "--grace", "24h"])?;
+        uris.push(bondgate::uri_in(&printed)?);
+        let try_key = |age: usize, patience: Duration| -> Result<bool> {
+            let Some(uri) = uris.len().checked_sub(1 + age).map(|at| &uris[at]) else { return Ok(true) };
+            let mut device = Device::new(uri, u64::from(n) * 10 + age as u64)?;
+            // One link number and group of each kind: the quota of groups is not what is tested here.
+            device.group = [age as u8; 16];
+            Ok(device.register(&socket, 1 + age as u32, patience).is_ok())
+        };
+        std::thread::sleep(Duration::from_millis(300));
+        new_taken += u32::from(try_key(0, Duration::from_secs(2))?);
+        old_taken += u32::from(try_key(1, Duration::from_secs(2))?);
+        if n >= 2 && n % 3 == 2 {
+            old_refused += u32::from(!try_key(2, Duration::from_millis(250))?);
+        }
+        std::thread::sleep((start + Duration::from_secs(1) * n).saturating_duration_since(Instant::now()));
+    }
+    let took = start.elapsed();
+    let refusals_wanted = (2..=rotations).filter(|n| n % 3 == 2).count() as u32;
+    let payloads = live.finish()?;
+    figure(
+        "K-03",
+        format_args!(
+            "{rotations} rotations of a device key in {took:.1?}, one of the stream's own, one of the gate key: {payloads} \
+             payloads, 0 lost; new key taken {new_taken} times, the one before {old_taken}, the one before that refused \
+             {old_refused} of {refusals_wanted}"
+        ),
+    );
+    ensure!(new_taken == rotations && old_taken == rotations, "{new_taken} and {old_taken} of {rotations}");
+    ensure!(old_refused == refusals_wanted, "a key that is two rotations old was taken");
+    run.expect_running()
+}
+
+/// K-04, in forward mode: after the command has returned, how long do packets still reach the SRT server?
+pub fn revocation_at_the_sink(scene: &Scene) -> Result<()> {
+    let arena = Arena::new()?;
+    let uri = bondgate::enroll(scene, "cam", srtla().into())?;
+    let server = SocketAddr::from(([127, 0, 0, 1], 9990));
+    let settings = bondgate::Settings { output: Output::Forward(server), ..Arena::settings(Auth::Required)? };
+    let _run = arena.start(scene, &settings)?;
+    let mut latest = Vec::new();
+    for round in 0..3 {
+        let name = format!("server-{round}");
+        let listener = media::record_command(&media::uri(server, "mode=listener&latency=300"));
+        let _server = Recorder::start_command(scene, &name, arena.receiver.wrap(&listener))?;
+        let sink = Observer::arriving(&arena.receiver, move |seen| {
+            seen.to.port() == server.port() && seen.payload.first().is_some_and(|byte| byte & 0x80 == 0)
+        })?;
+        let uri = if round == 0 {
+            uri.clone()
+        } else {
+            bondgate::enroll(scene, &format!("cam-{round}"), srtla().into())?
+        };
+        let name = if round == 0 { "cam".to_owned() } else { format!("cam-{round}") };
+        let how = How::Key(bondgate::key_file(scene, &format!("{name}.key"), &uri)?);
+        let _send = Process::spawn(scene, &name, arena.encoder.wrap(&send_command(&how, ENCODER)?))?;
+        let stream = media::synthetic_ts((RATE_BPS * 6 / 8) as usize / media::MESSAGE_LEN * 7, 5);
+        let publish = media::uri(SocketAddr::from(([127, 0, 0, 1], 9000)), "streamid=cam1&latency=300");
+        let _feed = Feed::start_command(
+            scene,
+            || arena.encoder.wrap(&media::feed_command(&publish)),
+            stream,
+            RATE_BPS,
+            Duration::ZERO,
+        )?;
+        wait_until("data at the SRT server", Duration::from_secs(5), || {
+            Ok((sink.tally().packets > 300).then_some(()))
+        })?;
+        let before = sink.tally().packets;
+        bondgate::administer(scene, &["key", "revoke", &name])?;
+        let returned = Instant::now();
+        std::thread::sleep(Duration::from_millis(1500));
+        let tally = sink.tally();
+        let last = tally.last.context("nothing came")?;
+        ensure!(tally.packets >= before, "the sink has lost count");
+        latest.push(last.saturating_duration_since(returned));
+    }
+    figure(
+        "K-04 sink",
+        format_args!("last packet at the SRT server {latest:.0?} after the command had returned"),
+    );
+    let worst = latest.iter().max().copied().unwrap_or(Duration::MAX);
+    ensure!(worst <= TAKEN_UP, "{worst:?}");
+    Ok(())
+}
+
+/// K-04, in relay mode: the one stream ends, the other loses nothing.
+pub fn revocation_leaves_others_alone(scene: &Scene) -> Result<()> {
+    let arena = Arena::new()?;
+    let cam = bondgate::enroll(scene, "cam", srtla().into())?;
+    let stolen = bondgate::enroll(scene, "stolen", srtla().into())?;
+    let run = arena.start(scene, &Arena::settings(Auth::Required)?)?;
+    let key = |name: &str, uri: &str| bondgate::key_file(scene, name, uri).map(How::Key);
+    let live = Live::start(scene, &arena, (&arena.encoder, ENCODER), &key("cam.key", &cam)?, "cam1", 9)?;
+    let to_viewer = Observer::arriving(&arena.receiver, |seen| {
+        seen.from.port() == bondgate_tests::attack::SRT_PORT
+            && *seen.to.ip() == SERVICE
+            && seen.payload.first().is_some_and(|byte| byte & 0x80 == 0)
+    })?;
+    let thief = Live::start(scene, &arena, (&arena.victim, VICTIM), &key("stolen.key", &stolen)?, "cam2", 9)?;
+    // The port of the second viewer.
+    let tally = to_viewer.tally();
+    let ports: Vec<_> = tally.kept.iter().map(|seen| seen.to.port()).collect();
+    let viewer = *ports.last().context("the viewer of the second stream gets nothing")?;
+    drop(to_viewer);
+    let to_viewer = Observer::arriving(&arena.receiver, move |seen| {
+        seen.to.port() == viewer && seen.payload.first().is_some_and(|byte| byte & 0x80 == 0)
+    })?;
+    std::thread::sleep(Duration::from_millis(700));
+    let before = to_viewer.tally().packets;
+    bondgate::administer(scene, &["key", "revoke", "stolen"])?;
+    let returned = Instant::now();
+    let closed = run.log().wait_for("the end of its group", Duration::from_secs(1), |line| {
+        line.contains("group closed") && line.contains("Revoked")
+    })?;
+    std::thread::sleep(Duration::from_millis(1500));
+    let tally = to_viewer.tally();
+    let last = tally.last.context("nothing")?.saturating_duration_since(returned);
+    let payloads = live.finish()?;
+    figure(
+        "K-04 others",
+        format_args!(
+            "last packet to a viewer {last:.0?} after the command had returned ({closed}); the other stream: {payloads} payloads, 0 lost"
+        ),
+    );
+    ensure!(before > 50, "the stolen device's viewer saw nothing before: {before}");
+    if thief.finish().is_ok() {
+        bail!("the stolen device's stream went through to its end");
+    }
+    ensure!(last <= TAKEN_UP, "{last:?}");
+    Ok(())
+}
