@@ -14,6 +14,7 @@ use bondgate_tests::media::{self, Feed, Recorder};
 use bondgate_tests::process::Process;
 use bondgate_tests::scene::{Scene, wait_until};
 
+use crate::stock::token;
 use crate::{figure, is_long};
 
 /// The daemon takes a keyring up within this time, says the command.
@@ -170,5 +171,34 @@ pub fn revocation_leaves_others_alone(scene: &Scene) -> Result<()> {
         bail!("the stolen device's stream went through to its end");
     }
     ensure!(last <= TAKEN_UP, "{last:?}");
+    Ok(())
+}
+
+/// K-04 for tokens: a stock sender's stream ends with its token, and another token's stream does not.
+pub fn token_revocation(scene: &Scene) -> Result<()> {
+    let arena = Arena::new()?;
+    let tokens = [token(scene, "cam1")?, token(scene, "cam2")?];
+    let mut settings = Arena::settings(Auth::Mixed("[\"0.0.0.0/0\"]"))?;
+    settings.streams = "default = \"token\"";
+    let run = arena.start(scene, &settings)?;
+    let id = |n: usize| format!("cam{}?token={}", n + 1, tokens[n]);
+    let live = Live::start(scene, &arena, (&arena.encoder, ENCODER), &How::Stock, &id(0), 9)?;
+    let doomed = Live::start(scene, &arena, (&arena.victim, VICTIM), &How::Stock, &id(1), 9)?;
+    std::thread::sleep(Duration::from_millis(700));
+    bondgate::administer(scene, &["token", "revoke", &tokens[1]])?;
+    let returned = Instant::now();
+    let closed = wait_until("the end of its stream", Duration::from_secs(2), || {
+        Ok(run.log().has_line("publisher down: stream=cam2").then(|| returned.elapsed()))
+    })?;
+    let payloads = live.finish()?;
+    figure(
+        "K-04 token",
+        format_args!(
+            "stream ended {closed:.0?} after the command had returned; the other: {payloads} payloads, 0 lost"
+        ),
+    );
+    ensure!(doomed.finish().is_err(), "the stream of a revoked token went through to its end");
+    // The log comes up to 100 ms after what it tells of.
+    ensure!(closed <= TAKEN_UP + Duration::from_millis(100), "{closed:?}");
     Ok(())
 }

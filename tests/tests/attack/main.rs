@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     suite.test("w2_a01::reg1_24_per_second", alone, flood::reg1_24_per_second);
     suite.test("w3_f10::server_closed_and_back", live, stock::server_closed_and_back);
     suite.test("w4_a02::reg1_in_the_victim_s_name", alone, flood::reg1_in_the_victim_s_name);
+    suite.test("w4_a02::flood_in_the_victim_s_name", alone, flood::in_the_victim_s_name);
     suite.test("w5_a09_b01::strict_silence", alone, silence::strict);
     suite.test("w6::observed_stock_id", live, hijack::observed_stock_id);
     suite.test("w7_a08::forgeries_in_the_receiver_s_name", live, hijack::forgeries_in_the_receiver_s_name);
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     suite.test("k03::rotation_every_second", live, keys::rotation_every_second);
     suite.test("k04::revocation_at_the_sink", live, keys::revocation_at_the_sink);
     suite.test("k04::revocation_leaves_others_alone", live, keys::revocation_leaves_others_alone);
+    suite.test("k04::token_revocation", live, keys::token_revocation);
     suite.test("stock::phones_profile_with_token", live, stock::phones_with_token);
     suite.test("stock::phones_profile_without_token", live, stock::phones_without_token);
     suite.test("stock::prefer_into_a_stock_receiver", &[SRT], stock::prefer_into_a_stock_receiver);

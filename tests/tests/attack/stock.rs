@@ -44,7 +44,8 @@ fn phones(scene: &Scene, arena: &Arena) -> Result<Process> {
     Ok(run)
 }
 
-fn token(scene: &Scene, stream: &str) -> Result<String> {
+/// A new token for a stream.
+pub fn token(scene: &Scene, stream: &str) -> Result<String> {
     let printed = bondgate::administer(scene, &["token", "create", stream])?;
     printed.lines().find(|line| line.starts_with("bgt_")).map(str::to_owned).context("no token")
 }
