@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bondgate::config::Config;
 use bondgate::policy::{Policy, PolicySlot, wall_ms};
-use bondgate::shard::bond::{Bond, LinkSpec};
+use bondgate::shard::bond::{Bond, BondNotice, LinkSpec};
 use bondgate::shard::forward::Forward;
 use bondgate::shard::handoff::Handoff;
 use bondgate::shard::notice::Notices;
@@ -31,7 +31,7 @@ use bondgate_auth::ticket::TicketKey;
 use bondgate_counting::{allocations, clock_reads, futex_calls};
 use bondgate_io::{AnyBackend, Backend, Choice, Limits};
 use bondgate_proto::receiver::{Clock, Receiver, ReceiverConfig, Secrets};
-use bondgate_proto::sender::{Sender, SenderConfig};
+use bondgate_proto::sender::{Sender, SenderConfig, SenderNotice};
 use bondgate_srt::EndpointConfig;
 use peers::{Scene, Way, answer, encode, loopback, srt_peer};
 
@@ -284,7 +284,21 @@ fn bonding_sender() {
         let encoder_to = local.local_addr().unwrap();
         let specs = ["127.0.0.1", "127.0.0.2"].map(|ip| LinkSpec::Address(ip.parse().unwrap())).to_vec();
         let sender = Sender::new(SenderConfig::default(), [0x5b; 128], 9);
-        let mut bond = Bond::new(backend, sender, local, to, specs, 1 << 20, |_| {}).unwrap();
+        // On a machine that stalls for a second a link counts as lost and gets a new socket, which is not steady traffic.
+        let (changes, lost) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let notice = {
+            let (changes, lost) = (changes.clone(), lost.clone());
+            move |notice| {
+                let BondNotice::Srtla { notice, .. } = notice else { return };
+                match notice {
+                    SenderNotice::LinkLost { .. } => lost.store(true, Ordering::Relaxed),
+                    SenderNotice::LinkUp { .. } => lost.store(false, Ordering::Relaxed),
+                    _ => return,
+                }
+                changes.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let mut bond = Bond::new(backend, sender, local, to, specs, 1 << 20, notice).unwrap();
         assert_eq!(bond.open_links(Instant::now()), 2);
         let encoder = std::thread::spawn({
             let scene = scene.clone();
@@ -297,7 +311,9 @@ fn bonding_sender() {
         }
         Cost::of(WARM_UP, || bond.turn().unwrap(), || false);
         scene.rough.store(true, Ordering::Relaxed);
-        let cost = Cost::of(WINDOW, || bond.turn().unwrap(), || false);
+        changes.store(0, Ordering::Relaxed);
+        let is_repairing = || changes.swap(0, Ordering::Relaxed) > 0 || lost.load(Ordering::Relaxed);
+        let cost = Cost::of(WINDOW, || bond.turn().unwrap(), is_repairing);
         scene.stop.store(true, Ordering::Relaxed);
         let (back, answered) = (encoder.join().unwrap(), answering.join().unwrap());
         receiving.join().unwrap().unwrap();
