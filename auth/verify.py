@@ -4,7 +4,7 @@
     verify.py [FILE...]     default: vectors/text.json and vectors/sa1.json beside this script
 
 Everything is computed here from docs/registration-auth.md: key derivation, SipHash-2-4, gate tag, cookie, MACs, link
-keys, trailers, stock tickets, the receiver's verdict on every recorded datagram and on every single-bit flip of M1
+keys, trailers, AES-128-GMAC, stock tickets, the receiver's verdict on every recorded datagram and on every single-bit flip of M1
 and M3, and the text forms of keys and the provisioning URI. Prints what was checked; exits 1 at the first mismatch. Also a reference for whoever writes a client.
 """
 import hashlib
@@ -78,6 +78,66 @@ def siphash_known_answers():
     check("SipHash of 15 bytes", siphash24(key, bytes(range(15))).hex(), "e545be4961ca29a1")
 
 
+def aes_sbox():
+    """Inverse in GF(2^8) mod x^8+x^4+x^3+x+1, then the affine map (FIPS 197, 5.1.1)."""
+    power, log, x = [0] * 255, [0] * 256, 1
+    for n in range(255):
+        power[n], log[x] = x, n
+        x ^= x << 1 ^ (0x11B if x & 0x80 else 0)
+    box = [0x63]
+    for x in range(1, 256):
+        inverse = power[-log[x] % 255]
+        turned = inverse << 1 ^ inverse << 2 ^ inverse << 3 ^ inverse << 4 ^ inverse
+        box.append((turned ^ turned >> 8) & 0xFF ^ 0x63)
+    return box
+
+
+SBOX = aes_sbox()
+
+
+def aes128(key, block):
+    """One block (FIPS 197)."""
+    double = lambda x: (x << 1 ^ (0x1B if x & 0x80 else 0)) & 0xFF
+    round_key, constant = list(key), 1
+    state = [a ^ b for a, b in zip(block, round_key)]
+    for n in range(10):
+        word = [SBOX[round_key[at]] for at in (13, 14, 15, 12)]
+        word[0] ^= constant
+        constant = double(constant)
+        for at in range(16):
+            round_key[at] ^= word[at] if at < 4 else round_key[at - 4]
+        state = [SBOX[state[at * 5 % 16]] for at in range(16)]
+        if n < 9:
+            for c in range(0, 16, 4):
+                column, every = state[c:c + 4], state[c] ^ state[c + 1] ^ state[c + 2] ^ state[c + 3]
+                for r in range(4):
+                    state[c + r] ^= every ^ double(column[r] ^ column[(r + 1) % 4])
+        state = [a ^ b for a, b in zip(state, round_key)]
+    return bytes(state)
+
+
+def gmac(key, nonce, data):
+    """AES-128-GCM of an empty text with `data` beside it (SP 800-38D); the nonce has 12 bytes."""
+    h = int.from_bytes(aes128(key, bytes(16)), "big")
+    padded = data + bytes(-len(data) % 16) + struct.pack(">QQ", 8 * len(data), 0)
+    y = 0
+    for at in range(0, len(padded), 16):
+        x, v, y = y ^ int.from_bytes(padded[at:at + 16], "big"), h, 0
+        for bit in range(127, -1, -1):
+            if x >> bit & 1:
+                y ^= v
+            v = v >> 1 ^ (0xE1 << 120 if v & 1 else 0)
+    mask = int.from_bytes(aes128(key, nonce + b"\0\0\0\1"), "big")
+    return (y ^ mask).to_bytes(16, "big")
+
+
+def gmac_known_answers():
+    """AES from appendix B of FIPS 197, GMAC from the first case of the GCM proposal: all zero, nothing to protect."""
+    key, text = "2b7e151628aed2a6abf7158809cf4f3c", "3243f6a8885a308d313198a2e0370734"
+    check("AES-128", aes128(bytes.fromhex(key), bytes.fromhex(text)).hex(), "3925841d02dc09fbdc118597196a0b32")
+    check("GMAC of nothing", gmac(bytes(16), bytes(12), b"").hex(), "58e2fccefa7e3061367f1d57a4e7455a")
+
+
 # ---- layout and derivations -----------------------------------------------------------------------------------------
 
 def address(text):
@@ -147,7 +207,7 @@ class Receiver:
                 return "version"
             if packet[132] != 2:
                 return "message"
-            if packet[133] & ~(packet[9] & 3):
+            if packet[133] & ~(packet[9] & 7):
                 return "flags"
             if any(packet[186:226]):
                 return "reserved"
@@ -234,6 +294,8 @@ def check_derived(i, d):
         "listener_id": listener_id(i), "stream_bind": stream_bind(i),
         "k_ck": cookie_key(bytes.fromhex(i["cookie_secret"]), epoch),
         "k_link": k_link, "k_link_c2s": hmac(k_link, b"c2s"), "k_link_s2c": hmac(k_link, b"s2c"),
+        "k_data_c2s": hmac(hmac(k_link, b"c2s"), b"SA1-D")[:16],
+        "k_data_s2c": hmac(hmac(k_link, b"s2c"), b"SA1-D")[:16],
     }
     check("cookie_epoch", epoch, d["cookie_epoch"])
     check("names of derived values", sorted([*computed, "cookie_epoch"]), sorted(d))
@@ -281,6 +343,14 @@ def check_trailers(d, trailers):
         packet = bytes.fromhex(t["packet"]) + struct.pack(">I", t["counter"])
         tag = hmac(bytes.fromhex(d["k_link_" + t["direction"]]), packet)[:16]
         check(f"trailer {n}", packet + tag, bytes.fromhex(t["sealed"]))
+    return len(trailers)
+
+
+def check_data_trailers(d, trailers):
+    for n, t in enumerate(trailers):
+        counter = struct.pack(">I", t["counter"])
+        tag = gmac(bytes.fromhex(d["k_data_" + t["direction"]]), bytes(8) + counter, bytes.fromhex(t["packet"]) + counter)
+        check(f"data trailer {n}", counter + tag, bytes.fromhex(t["trailer"]))
     return len(trailers)
 
 
@@ -404,6 +474,7 @@ def main():
     paths = sys.argv[1:] or [os.path.join(beside, name) for name in ("text.json", "sa1.json")]
     try:
         siphash_known_answers()
+        gmac_known_answers()
         for path in paths:
             with open(path, encoding="utf-8") as file:
                 v = json.load(file)
@@ -414,6 +485,7 @@ def main():
             print(check_derived(v["inputs"], v["derived"]), "derived values")
             print(check_packets(v["inputs"], v["packets"]), "packets")
             print(check_trailers(v["derived"], v["trailers"]), "trailers")
+            print(check_data_trailers(v["derived"], v["data_trailers"]), "trailers of SRT packets")
             print(check_tickets(v["tickets"]), "tickets")
             print(check_arrivals(v["inputs"], v["arrivals"]), "verdicts")
             print(check_flips(v["inputs"], v["packets"], v["flips"]), "flips, 0 taken")

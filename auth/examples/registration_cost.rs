@@ -1,4 +1,5 @@
-//! What one SA1 registration costs a receiver: M1 checked, M2 made, M3 checked, M4 made.
+//! What one SA1 registration costs a receiver: M1 checked, M2 made, M3 checked, M4 made. And what the trailer of an SRT
+//! packet costs on a link that has agreed on them.
 //!
 //!     cargo run --release -p bondgate-auth --example registration_cost            figures
 //!     cargo run --release -p bondgate-auth --example registration_cost -- check   fails when they are too high
@@ -10,10 +11,11 @@
 //! fastest tenth decides.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a developer's terminal")]
 
-use bondgate_auth::sa1::keys::{CookieKeys, DeviceKey, DeviceKeys, GateKey, GateKeys, Standing};
+use bondgate_auth::sa1::keys::{CookieKeys, DeviceKey, DeviceKeys, GateKey, GateKeys, LinkKeys, Standing};
 use bondgate_auth::sa1::receiver::{Joining, Unlimited, Verifier};
 use bondgate_auth::sa1::replay::SeenFilter;
 use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello};
+use bondgate_auth::sa1::trailer::TRAILER_LEN;
 use bondgate_auth::sa1::wire::Terms;
 use bondgate_auth::sa1::{Flags, KeyId, ListenerId, Now, StreamBind};
 use ring::hmac;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     println!("six MACs alone, ring          {plain}");
     println!("registration at the receiver  {whole}, {ratio:.2} times the MACs alone");
     println!("... with link keys            {with_keys}");
+    data_trailers(&receiver.link_keys());
     if std::env::args().nth(1).as_deref() != Some("check") {
         return ExitCode::SUCCESS;
     }
@@ -80,6 +83,27 @@ fn measure(receiver: &mut Receiver, mut batch: impl FnMut(&mut Receiver)) -> Cos
         .collect();
     took_us.sort_by(f64::total_cmp);
     Cost { median_us: took_us[BATCHES / 2], fast_us: took_us[BATCHES / 10] }
+}
+
+/// Trailers of the usual packet of video.
+fn data_trailers(keys: &LinkKeys) {
+    const LEN: usize = 1332 + TRAILER_LEN;
+    let (mut seal, mut open) = (keys.sender_data_ends().0, keys.receiver_data_ends().1);
+    let (mut seal_ns, mut open_ns) = (Vec::new(), Vec::new());
+    for _ in 0..BATCHES {
+        let mut packets = vec![[0x5A; LEN]; BATCH];
+        let start = Instant::now();
+        packets.iter_mut().for_each(|packet| assert!(seal.seal(packet)));
+        seal_ns.push(start.elapsed().as_secs_f64() * 1e9 / BATCH as f64);
+        let start = Instant::now();
+        packets.iter().for_each(|packet| assert!(open.open(packet).is_ok()));
+        open_ns.push(start.elapsed().as_secs_f64() * 1e9 / BATCH as f64);
+    }
+    for (what, mut took_ns) in [("sealed", seal_ns), ("opened", open_ns)] {
+        took_ns.sort_by(f64::total_cmp);
+        let (median, fast) = (took_ns[BATCHES / 2], took_ns[BATCHES / 10]);
+        println!("SRT packet of 1332 bytes {what}  median {median:.0} ns, fastest tenth {fast:.0} ns");
+    }
 }
 
 fn plain_macs() {
@@ -141,6 +165,16 @@ impl Receiver {
             (from, hello, join)
         };
         self.links = (0..BATCH).map(link).collect();
+    }
+
+    /// The keys of some link.
+    fn link_keys(&mut self) -> LinkKeys {
+        self.prepare();
+        let (from, _, join) = &self.links[0];
+        match self.verifier.m3(join, *from, self.now, &self.keys, &mut Unlimited, |_, _| false) {
+            Ok(Joining::Proven(joined)) => joined.link_keys(),
+            other => panic!("a good join: {other:?}"),
+        }
     }
 
     /// All links, one after the other, as packets from a network would come.

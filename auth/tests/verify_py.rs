@@ -60,6 +60,8 @@ fn main() {
         ("sa1.json", "nak_to_m1", 0),
         ("sa1.json", "nak_to_m3", 0),
         ("sa1.json", "sealed", 5),
+        ("sa1.json", "k_data_s2c", 0),
+        ("sa1.json", "trailer", 7),
         ("sa1.json", "receiver_half", 2),
         ("sa1.json", "packet", 7),
         ("sa1.json", "cookie_mac", 0),

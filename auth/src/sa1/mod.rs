@@ -9,8 +9,9 @@
 //! * One [`receiver::Reject`] per cause, and silence unless a MAC was right.
 //!
 //! [`wire`] is the layout, [`keys`] the derivations, [`receiver`] and [`sender`] the two sides, [`replay`] what they
-//! remember, [`trailer`] the MACs on keepalives and SRTLA ACKs once a link is up.
+//! remember, [`trailer`] the MACs on keepalives and SRTLA ACKs once a link is up, [`data`] those on SRT packets.
 
+pub mod data;
 pub mod keys;
 pub mod receiver;
 pub mod replay;
@@ -88,14 +89,14 @@ impl Flags {
     pub const KEEPALIVE_MAC: Self = Self(1);
     /// MACs on SRTLA ACKs.
     pub const ACK_MAC: Self = Self(2);
-    /// MACs on SRT data. Reserved: this version never accepts it.
+    /// MACs on SRT packets, data and control.
     pub const DATA_MAC: Self = Self(4);
     /// The sender's clock is not to be relied on.
     pub const CLOCKLESS: Self = Self(8);
     /// Resumption. Reserved: this version never accepts it.
     pub const RESUME: Self = Self(16);
     /// What this version's receiver can accept.
-    pub const ACCEPTABLE: Self = Self(3);
+    pub const ACCEPTABLE: Self = Self(7);
 
     /// Flags of a wire byte; `None` when an undefined bit is set.
     pub const fn from_bits(bits: u8) -> Option<Self> {
@@ -116,6 +117,12 @@ impl Flags {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// What is in here and not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// What is in both.

@@ -80,22 +80,35 @@ impl std::fmt::Debug for SeenFilter {
     }
 }
 
-/// Which of the last 64 counters came (spec 9.2).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Window {
+/// Which of the last `64 * WORDS` counters came (spec 9.2 and 9.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window<const WORDS: usize = 1> {
     /// The highest counter plus one; 0 while none came.
     next: u64,
-    /// Bit i: counter `next - 1 - i` came.
-    seen: u64,
+    /// Bit i of word w: counter `next - 1 - (64 * w + i)` came.
+    seen: [u64; WORDS],
 }
 
-impl Window {
-    /// Whether this counter is new: above all that came, or among the last 64 and not seen.
+impl<const WORDS: usize> Default for Window<WORDS> {
+    fn default() -> Self {
+        Self { next: 0, seen: [0; WORDS] }
+    }
+}
+
+impl<const WORDS: usize> Window<WORDS> {
+    const WIDTH: u64 = 64 * WORDS as u64;
+
+    /// The highest counter that came plus one; 0 while none came.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether this counter is new: above all that came, or among the last ones and not seen.
     pub fn is_new(&self, counter: u32) -> bool {
         let counter = u64::from(counter);
         match self.next.checked_sub(counter + 1) {
             None => true,
-            Some(back) => back < 64 && self.seen >> back & 1 == 0,
+            Some(back) => back < Self::WIDTH && self.seen[(back / 64) as usize] >> (back % 64) & 1 == 0,
         }
     }
 
@@ -104,12 +117,31 @@ impl Window {
         let counter = u64::from(counter);
         match self.next.checked_sub(counter + 1) {
             None => {
-                let forward = counter + 1 - self.next;
-                self.seen = if forward < 64 { self.seen << forward } else { 0 } | 1;
+                self.shift(counter + 1 - self.next);
+                self.seen[0] |= 1;
                 self.next = counter + 1;
             }
-            Some(back) if back < 64 => self.seen |= 1 << back,
+            Some(back) if back < Self::WIDTH => self.seen[(back / 64) as usize] |= 1 << (back % 64),
             Some(_) => {}
+        }
+    }
+
+    /// Moves every mark back by so many counters; what leaves the window is forgotten.
+    fn shift(&mut self, by: u64) {
+        if by >= Self::WIDTH {
+            self.seen = [0; WORDS];
+            return;
+        }
+        let (words, bits) = ((by / 64) as usize, by % 64);
+        if words > 0 {
+            self.seen.copy_within(..WORDS - words, words);
+            self.seen[..words].fill(0);
+        }
+        if bits > 0 {
+            let mut carry = 0;
+            for word in &mut self.seen {
+                (*word, carry) = (*word << bits | carry, *word >> (64 - bits));
+            }
         }
     }
 }
@@ -120,23 +152,39 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
+    fn is_a_set<const WORDS: usize>(
+        window: &mut Window<WORDS>,
+        start: u32,
+        steps: &[u32],
+    ) -> Result<(), TestCaseError> {
+        let width = 64 * WORDS as u32;
+        let mut came = HashSet::new();
+        let mut highest: Option<u32> = None;
+        for step in steps {
+            let counter = start + step;
+            let in_reach = highest.is_none_or(|top| top < width || counter > top - width);
+            let expected = in_reach && !came.contains(&counter);
+            prop_assert_eq!(window.is_new(counter), expected);
+            if expected {
+                window.mark(counter);
+                came.insert(counter);
+                highest = highest.max(Some(counter));
+            }
+        }
+        Ok(())
+    }
+
     proptest! {
         /// The window against a set of everything that came.
         #[test]
         fn window_is_a_set_of_64(start in 0..u32::MAX - 400, steps in prop::collection::vec(0u32..200, 1..300)) {
-            let mut window = Window::default();
-            let mut came = HashSet::new();
-            let mut highest: Option<u32> = None;
-            for step in steps {
-                let counter = start + step;
-                let expected = highest.is_none_or(|top| top < 64 || counter > top - 64) && !came.contains(&counter);
-                prop_assert_eq!(window.is_new(counter), expected);
-                if expected {
-                    window.mark(counter);
-                    came.insert(counter);
-                    highest = highest.max(Some(counter));
-                }
-            }
+            is_a_set(&mut Window::<1>::default(), start, &steps)?;
+        }
+
+        /// The same for the width of data.
+        #[test]
+        fn window_is_a_set_of_1024(start in 0..u32::MAX - 4000, steps in prop::collection::vec(0u32..3000, 1..600)) {
+            is_a_set(&mut Window::<16>::default(), start, &steps)?;
         }
 
         /// Nothing seen within the time is ever taken for new.
@@ -168,10 +216,10 @@ mod tests {
         let mut checked = 0;
         for next in [64_u64, 65, 1 << 31, (1 << 32) - 1, 1 << 32] {
             let patterns = (0..64).flat_map(|bit| [1_u64 << bit, !(1 << bit)]).chain([0, u64::MAX]);
-            for window in patterns.map(|seen| Window { next, seen }) {
-                let came = |window: &Window| -> HashSet<u64> {
+            for window in patterns.map(|seen| Window::<1> { next, seen: [seen] }) {
+                let came = |window: &Window<1>| -> HashSet<u64> {
                     (0..64)
-                        .filter(|bit| window.seen >> bit & 1 == 1)
+                        .filter(|bit| window.seen[0] >> bit & 1 == 1)
                         .map(|bit| window.next - 1 - bit)
                         .collect()
                 };
@@ -215,7 +263,7 @@ mod tests {
             u32::MAX,
         ];
         for sequence in 0..EDGES.len().pow(4) {
-            let (mut window, mut came, mut rest) = (Window::default(), Vec::new(), sequence);
+            let (mut window, mut came, mut rest) = (Window::<1>::default(), Vec::new(), sequence);
             for _ in 0..4 {
                 let counter = EDGES[rest % EDGES.len()];
                 rest /= EDGES.len();
@@ -232,7 +280,7 @@ mod tests {
 
     #[test]
     fn window_at_the_ends() {
-        let mut window = Window::default();
+        let mut window = Window::<1>::default();
         assert!(window.is_new(0));
         window.mark(0);
         assert!(!window.is_new(0));

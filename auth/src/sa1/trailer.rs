@@ -95,7 +95,7 @@ impl fmt::Debug for Sealer {
 /// Takes trailers off one direction of a link.
 pub struct Opener {
     key: hmac::Key,
-    window: Window,
+    window: Window<1>,
 }
 
 impl Opener {

@@ -60,8 +60,8 @@ fn of_m1_and_m3() {
     let expected = [
         ("cookie_age", 36),
         ("cookie_epoch", 32),
-        ("cookie_mac", 510),
-        ("flags", 11),
+        ("cookie_mac", 511),
+        ("flags", 10),
         ("gate_epoch", 32),
         ("gate_tag", 483),
         ("listener", 128),

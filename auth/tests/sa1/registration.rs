@@ -22,7 +22,7 @@ fn both_sides_agree_on_everything() {
     let join = hello.answer(&device, &m2, at(40).wall_ms).unwrap();
     let joined = proven(m3(&mut receiver, join.packet(), home(), at(60), &keys));
     assert_eq!(joined.from(), home());
-    assert_eq!(joined.claims().accepted, BOTH_MACS, "the data MAC was offered, and is not accepted");
+    assert_eq!(joined.claims().accepted, BOTH_MACS, "the data MAC was offered, and is not wanted here");
     let Ok(Outcome::Up(up)) = join.confirm(&device, &joined.confirm(77)) else { panic!("not up") };
     assert_eq!((up.confirmation.link_id, up.confirmation.link_handle), (5, 77));
     assert!(!up.confirmation.key_retiring);

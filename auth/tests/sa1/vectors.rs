@@ -6,6 +6,7 @@ use crate::rig::*;
 use bondgate_auth::sa1::keys::Standing;
 use bondgate_auth::sa1::receiver::{Joining, Rejected, Unlimited};
 use bondgate_auth::sa1::sender::{Greeting, Hello};
+use bondgate_auth::sa1::trailer::TRAILER_LEN;
 use bondgate_auth::sa1::wire::{Refusal, RefusalCode};
 use bondgate_auth::sa1::{Flags, ListenerId, Now, StreamBind};
 use bondgate_auth::ticket::TicketKey;
@@ -233,6 +234,8 @@ fn document() -> String {
         ("k_link", hex(&k_link)),
         ("k_link_c2s", hex(&hmac(&k_link, &[b"c2s"]))),
         ("k_link_s2c", hex(&hmac(&k_link, &[b"s2c"]))),
+        ("k_data_c2s", hex(&hmac(&hmac(&k_link, &[b"c2s"]), &[b"SA1-D"])[..16])),
+        ("k_data_s2c", hex(&hmac(&hmac(&k_link, &[b"s2c"]), &[b"SA1-D"])[..16])),
     ];
     let packets = [
         ("m1", hex(session.hello.packet())),
@@ -257,6 +260,26 @@ fn document() -> String {
                     ("counter", counter.to_string()),
                     ("packet", hex(packet)),
                     ("sealed", hex(&sealed[..len])),
+                ],
+            ));
+        }
+    }
+
+    let keys = joined.link_keys();
+    let mut data_trailers = Vec::new();
+    for (direction, mut seal) in [("c2s", keys.sender_data_ends().0), ("s2c", keys.receiver_data_ends().0)] {
+        // The shortest packet, an SRT NAK, the usual packet of video, the longest; also lengths that fill no block.
+        for (counter, len) in [16, 20, 1332, 1452, 29].into_iter().enumerate() {
+            let packet: Vec<u8> = (0..len).map(|at: usize| (at * 7) as u8).collect();
+            let mut sealed = [&packet[..], &[0; TRAILER_LEN]].concat();
+            assert!(seal.seal(&mut sealed));
+            data_trailers.push(object(
+                4,
+                &[
+                    ("direction", text(direction)),
+                    ("counter", counter.to_string()),
+                    ("packet", hex(&packet)),
+                    ("trailer", hex(&sealed[len..])),
                 ],
             ));
         }
@@ -288,6 +311,7 @@ fn document() -> String {
             ("derived", object(2, &derived)),
             ("packets", object(2, &packets)),
             ("trailers", array(2, &trailers)),
+            ("data_trailers", array(2, &data_trailers)),
             ("tickets", array(2, &[ticket(0, 0), ticket(20_000, 1), ticket(u32::MAX, 255)])),
             ("arrivals", array(2, &arrivals)),
             ("flips", object(2, &[("m1", counts(m1_flips)), ("m3", counts(m3_flips))])),
