@@ -29,6 +29,8 @@ pub struct Admission {
     pub keys: KeyTable,
     /// Groups all devices of one tenant may have at once in this shard; 0: as many as they may have one by one.
     pub tenant_groups_max: u16,
+    /// Devices that ask for MACs on SRT packets get them. It concerns links that join from now on.
+    pub data_mac: bool,
     /// New groups may only shake hands until [`Command::StreamAccepted`](super::Command::StreamAccepted).
     pub probation: bool,
 }
@@ -43,6 +45,7 @@ impl Admission {
             gate: None,
             keys: KeyTable::default(),
             tenant_groups_max: 0,
+            data_mac: true,
             probation: false,
         }
     }

@@ -1,13 +1,15 @@
 //! The return path: datagrams from the SRT side of a group to its links.
 //!
 //! ACK and NAK go to every live link, because a NAK that dies with one bad modem is a frozen picture; everything else
-//! goes to the link that last carried plausible SRT, because stock senders do not deduplicate handshakes.
+//! goes to the link that last carried plausible SRT, because stock senders do not deduplicate handshakes. A link whose SRT
+//! packets carry trailers gets copies with its own ([`Receiver::sealed_copies`]).
 
 use super::links::Link;
+use super::seals::SealedCopy;
 use super::session::Opening;
 use super::{Actions, DropReason, Receiver, Verdict};
-use crate::GroupKey;
 use crate::wire::{self, Control, ControlType, DATAGRAM_LEN_MAX, Datagram};
+use crate::{GroupKey, LinkAddr, LinkKey};
 use std::time::Instant;
 
 impl Receiver {
@@ -96,18 +98,23 @@ impl Receiver {
         len: usize,
         wanted: impl Fn(u32, &Link) -> bool,
     ) -> Verdict {
-        let (mut live, mut paid) = (false, false);
+        let (mut live, mut paid, mut roomy) = (false, false, false);
         for (slot, link, target) in self.links.of_group_mut(key.slot) {
             let is_live = link.is_live(now, self.config.link_live) && wanted(slot, link);
-            *target = is_live && link.spend_on_traffic(len);
+            let fits = is_live && (!link.data_mac || self.seals.takes_data(slot, len));
+            *target = fits && link.spend_on_traffic(len + link.trailer_len());
             live |= is_live;
+            roomy |= fits;
             paid |= *target;
         }
-        match (live, paid) {
-            (_, true) => Verdict::FanOut(key),
-            (true, false) => Verdict::Drop(DropReason::NoCredit),
-            (false, false) => Verdict::Drop(DropReason::NoLiveLink),
+        if paid {
+            return Verdict::FanOut(key);
         }
+        Verdict::Drop(match (live, roomy) {
+            (false, _) => DropReason::NoLiveLink,
+            (true, false) => DropReason::TrailerRoom,
+            (true, true) => DropReason::NoCredit,
+        })
     }
 
     /// Chooses and books one link: the newest source while it is live, else the live link heard last, else the newest
@@ -135,10 +142,52 @@ impl Receiver {
                 .or(newest)
         });
         let Some(slot) = chosen else { return Verdict::Drop(DropReason::NoLiveLink) };
-        match self.links.get_mut(slot).map(|link| link.spend_on_traffic(len)) {
-            Some(true) => Verdict::ToLink(self.links.key(slot)),
-            Some(false) => Verdict::Drop(DropReason::NoCredit),
-            None => Verdict::Drop(DropReason::NoLiveLink),
+        let Some(link) = self.links.get_mut(slot) else { return Verdict::Drop(DropReason::NoLiveLink) };
+        if link.data_mac && !self.seals.takes_data(slot, len) {
+            return Verdict::Drop(DropReason::TrailerRoom);
+        }
+        if !link.spend_on_traffic(len + link.trailer_len()) {
+            return Verdict::Drop(DropReason::NoCredit);
+        }
+        Verdict::ToLink(self.links.key(slot))
+    }
+
+    /// SRT packets to this link carry trailers: what a verdict sends there goes as a sealed copy instead.
+    pub fn seals_data(&self, link: LinkKey) -> bool {
+        self.links.get_key(link).is_some_and(|link| link.data_mac)
+    }
+
+    /// Calls `each` for those links that a verdict on return traffic goes to and whose SRT packets carry trailers, with
+    /// address and sealed packet. To be called once, right after the verdict.
+    pub fn sealed_copies(
+        &mut self,
+        now: Instant,
+        verdict: Verdict,
+        copy: &mut SealedCopy,
+        mut each: impl FnMut(LinkAddr, &[u8]),
+    ) {
+        let (links, seals, link_live) = (&self.links, &mut self.seals, self.config.link_live);
+        let mut send = |slot: u32, link: &Link| {
+            if link.data_mac
+                && let Some(sealed) = seals.seal_data(slot, copy)
+            {
+                each(link.addr, sealed);
+            }
+        };
+        match verdict {
+            Verdict::FanOut(group) => {
+                let Some(group) = self.groups.slot_of(group) else { return };
+                links
+                    .fan_out(group)
+                    .filter(|(_, link)| link.is_live(now, link_live))
+                    .for_each(|(slot, link)| send(slot, link));
+            }
+            Verdict::ToLink(key) => {
+                if let Some(link) = links.get_key(key) {
+                    send(key.slot, link);
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -70,7 +70,7 @@ reasons! {
     NoLiveLink = "no_live_link",
     /// Return traffic while no link has earned the bytes.
     NoCredit = "no_credit",
-    /// A keepalive without the trailer that was agreed on.
+    /// A packet without the trailer that was agreed on.
     TrailerShape = "trailer_shape",
     /// A trailer whose counter came before.
     TrailerReplayed = "trailer_replayed",
@@ -78,6 +78,8 @@ reasons! {
     TrailerMac = "trailer_mac",
     /// More trailers than the link's budget.
     TrailerBudget = "trailer_budget",
+    /// Return traffic with no room for the trailer that was agreed on, or with none left to give.
+    TrailerRoom = "trailer_room",
     /// SA1: not the layout of any message.
     Sa1Layout = "sa1_layout",
     /// SA1: another version or suite.

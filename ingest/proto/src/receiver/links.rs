@@ -9,6 +9,7 @@ use super::table::Index;
 use super::timers::Deadlines;
 use crate::wire::{SHORT_PADDED_LEN, Telemetry};
 use crate::{LinkAddr, LinkKey, Seq};
+use bondgate_auth::sa1::trailer::TRAILER_LEN;
 use std::time::{Duration, Instant};
 
 /// Hearing from a link moves its timeout only this often; it may therefore time out this much late.
@@ -36,6 +37,8 @@ pub(super) struct Link {
     pub reg3_repeats: u8,
     /// A device's cookie came back from this address: it may be sent anything.
     pub proven: bool,
+    /// SRT packets carry trailers, both ways.
+    pub data_mac: bool,
     /// Bytes an unproven link may still be sent, earned by the bytes it sent. A ticket can be shown from a forged address,
     /// so no such link is ever sent more than came from it.
     pub credit_bytes: i32,
@@ -83,6 +86,11 @@ impl Link {
     pub(super) fn spend_on_traffic(&mut self, bytes: usize) -> bool {
         let reserve = if self.has_kept_alive { 0 } else { REG3_RESERVE };
         self.spend_down_to(reserve, bytes)
+    }
+
+    /// Bytes that an SRT packet to this link grows by.
+    pub(super) const fn trailer_len(&self) -> usize {
+        if self.data_mac { TRAILER_LEN } else { 0 }
     }
 
     fn spend_down_to(&mut self, reserve: i32, bytes: usize) -> bool {
@@ -224,6 +232,7 @@ impl Links {
             probation: link.probation.then_some(0),
             reg3_repeats: 0,
             proven: link.proven,
+            data_mac: false,
             credit_bytes: link.credit_bytes,
             keepalives: link.keepalives,
             unacked: [Seq::default(); ACK_EVERY_MAX as usize],

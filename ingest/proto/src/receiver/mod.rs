@@ -2,7 +2,9 @@
 //!
 //! One per shard, plain `&mut self`: no lock, no clock, no allocation after creation. Datagrams of senders go into
 //! [`Receiver::handle_uplink`], datagrams of the SRT server into [`Receiver::handle_downlink`]; the [`Verdict`] says where
-//! the *same bytes* go, and rare effects are appended to [`Actions`].
+//! the *same bytes* go, and rare effects are appended to [`Actions`]. On links that have agreed on MACs on SRT packets they
+//! are not quite the same: up, the trailer is left out ([`Receiver::forwarded_len`]); down, each such link gets a copy with
+//! a trailer of its own ([`Receiver::sealed_copies`]).
 //!
 //! What it promises to senders (facts about stock senders: the BELABOX, irlserver and CERALIVE sources and Moblin):
 //!
@@ -52,6 +54,7 @@ pub use config::{ACK_EVERY_MAX, AdmitPolicy, LINKS_PER_GROUP_LIMIT, ReceiverConf
 pub use counters::{Counters, Dropped};
 pub use drops::DropReason;
 pub use lanes::LaneRates;
+pub use seals::SealedCopy;
 pub use snapshot::{GroupSnapshot, LinkSnapshot};
 
 use crate::wire::REG_LEN;
@@ -76,7 +79,7 @@ use table::KeyHash;
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// To the group's forwarder or endpoint.
+    /// To the group's forwarder or endpoint, without the trailer: [`Receiver::forwarded_len`] bytes.
     Forward(GroupKey),
     /// To every link [`Receiver::live_links`] names now.
     FanOut(GroupKey),
@@ -209,6 +212,7 @@ pub struct Receiver {
     foreign: Foreign,
     ngp: Option<Bucket>,
     last_link: Option<LinkKey>,
+    forwarded_len: usize,
     counters: Counters,
 }
 
@@ -240,6 +244,7 @@ impl Receiver {
             epoch,
             draining: false,
             last_link: None,
+            forwarded_len: 0,
             counters: Counters::default(),
             config,
         }
@@ -378,6 +383,12 @@ impl Receiver {
     /// The link the last [`Verdict::Forward`] came over.
     pub fn last_link(&self) -> Option<LinkKey> {
         self.last_link
+    }
+
+    /// How many of its bytes, from the first on, the last [`Verdict::Forward`] passes on. On links with MACs on SRT packets
+    /// the rest is the trailer, which ends here; on all others there is no rest.
+    pub fn forwarded_len(&self) -> usize {
+        self.forwarded_len
     }
 
     /// What became of every datagram so far.

@@ -162,7 +162,9 @@ impl Receiver {
         let terms = Terms { links_max: self.links_max(&entry.rules) as u16, ..Terms::default() };
         let random = self.sa1.random();
         let clock = self.clock.now(now);
-        let packet = self.sa1.verifier.challenge(hello, clock, &random, Flags::ACCEPTABLE, terms);
+        let denied = if admission.data_mac { Flags::NONE } else { Flags::DATA_MAC };
+        let accept = Flags::ACCEPTABLE.without(denied);
+        let packet = self.sa1.verifier.challenge(hello, clock, &random, accept, terms);
         reply(from, &packet, out);
         self.counters.sa1_challenged += 1;
         Verdict::Consumed
@@ -277,7 +279,7 @@ impl Receiver {
         if placement == Placement::Renewed
             && let Some(slot) = named
         {
-            self.seals.set(slot, now, (sender.link_id, nonce, claims.accepted), &join.link_keys(), true);
+            self.set_keys(now, slot, join, true);
             return self.confirm(now, slot, join, out);
         }
         let group = match self.group_to_join(now, (from.ip(), at), group, sender, entry, out) {
@@ -305,7 +307,7 @@ impl Receiver {
         }
         self.pending.take(from, hash);
         self.add_link(now, group, slot, (from, hash), How::Device, out);
-        self.seals.set(slot, now, (sender.link_id, nonce, claims.accepted), &join.link_keys(), false);
+        self.set_keys(now, slot, join, false);
         self.confirm(now, slot, join, out)
     }
 
@@ -419,6 +421,16 @@ impl Receiver {
             .of_group(group)
             .map(|(slot, _)| slot)
             .find(|&slot| self.seals.get(slot).is_some_and(|seal| seal.link_id == link_id))
+    }
+
+    /// Gives a link the keys of its join. With `keep_old` those it had stay good for a moment.
+    fn set_keys(&mut self, now: Instant, slot: u32, join: &ProvenJoin<'_>, keep_old: bool) {
+        let claims = join.claims();
+        let agreed = (claims.sender.link_id, claims.nonce, claims.accepted);
+        self.seals.set(slot, now, agreed, &join.link_keys(), keep_old);
+        if let Some(link) = self.links.get_mut(slot) {
+            link.data_mac = claims.accepted.contains(Flags::DATA_MAC);
+        }
     }
 
     /// M4.

@@ -1,16 +1,18 @@
 //! What a device's link has beside a stock link: its number, its newest nonce, and the keys of its trailers.
 //!
-//! A table beside the links, so that the record every packet touches stays small. Promises: sized at creation; a
-//! trailer is taken once; after new keys the old ones are good for what was on its way, and no longer.
+//! A table beside the links, so that the record every packet touches stays small. Promises: sized at creation, but for the
+//! keys of SRT packets, 3 KB for each link that has agreed on them, taken when it joins; a trailer is taken once; after new
+//! keys the old ones are good for what was on its way, and no longer.
 
 use super::DropReason;
 use super::bucket::{Bucket, Rate};
+use bondgate_auth::sa1::data::{DataOpener, DataSealer, SEALED_DATA_LEN_MAX};
 use bondgate_auth::sa1::keys::LinkKeys;
-use bondgate_auth::sa1::trailer::{Opener, SEALED_LEN_MAX, Sealer, TrailerError};
+use bondgate_auth::sa1::trailer::{Opener, SEALED_LEN_MAX, Sealer, TRAILER_LEN, TrailerError};
 use bondgate_auth::sa1::{Flags, Nonce};
 use std::time::{Duration, Instant};
 
-/// How long keepalives under the keys before are taken.
+/// How long packets under the keys before are taken.
 const OLD_KEYS_GOOD: Duration = Duration::from_secs(2);
 /// Trailers looked at per link: more than the keepalives of any sender, less than what would cost a core.
 const MACS: Rate = Rate { per_s: 500, burst: 200 };
@@ -24,8 +26,47 @@ pub(super) struct Seal {
     accepted: Flags,
     sealer: Sealer,
     opener: Opener,
-    before: Option<(Opener, Instant)>,
+    /// For SRT packets, if agreed on.
+    data: Option<Box<(DataSealer, DataOpener)>>,
+    before: Option<Before>,
     macs: Bucket,
+}
+
+/// The keys before.
+struct Before {
+    opener: Opener,
+    data: Option<Box<(DataSealer, DataOpener)>>,
+    until: Instant,
+}
+
+impl Seal {
+    /// The keys before, as long as they are good.
+    fn before_at(&mut self, now: Instant) -> Option<&mut Before> {
+        self.before = self.before.take().filter(|before| now < before.until);
+        self.before.as_mut()
+    }
+}
+
+/// An SRT packet and room for a trailer, which each link it goes to has its own of.
+pub struct SealedCopy {
+    bytes: [u8; SEALED_DATA_LEN_MAX],
+    /// Trailer included; 0 for a packet that has no room for one.
+    len: usize,
+}
+
+impl SealedCopy {
+    /// A copy of `packet`.
+    pub fn new(packet: &[u8]) -> Self {
+        let mut copy = Self { bytes: [0; SEALED_DATA_LEN_MAX], len: 0 };
+        let len = packet.len() + TRAILER_LEN;
+        if len <= SEALED_DATA_LEN_MAX
+            && let Some(place) = copy.bytes.get_mut(..packet.len())
+        {
+            place.copy_from_slice(packet);
+            copy.len = len;
+        }
+        copy
+    }
 }
 
 /// See the module's comment.
@@ -55,9 +96,14 @@ impl Seals {
     ) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
         let (sealer, opener) = keys.receiver_ends();
-        let before = place.take().filter(|_| keep_old).map(|seal| (seal.opener, now + OLD_KEYS_GOOD));
+        let data = accepted.contains(Flags::DATA_MAC).then(|| Box::new(keys.receiver_data_ends()));
+        let before = place.take().filter(|_| keep_old).map(|seal| Before {
+            opener: seal.opener,
+            data: seal.data,
+            until: now + OLD_KEYS_GOOD,
+        });
         let macs = Bucket::full(MACS, now);
-        *place = Some(Seal { link_id, nonce, accepted, sealer, opener, before, macs });
+        *place = Some(Seal { link_id, nonce, accepted, sealer, opener, data, before, macs });
     }
 
     /// The link is gone.
@@ -85,16 +131,52 @@ impl Seals {
             Ok(packet) => return Ok(packet),
             Err(error) => error,
         };
-        match &mut seal.before {
-            Some((_, until)) if now >= *until => seal.before = None,
-            Some((old, _)) if error != TrailerError::Shape => {
-                if let Ok(packet) = old.open(sealed) {
-                    return Ok(packet);
-                }
-            }
-            _ => {}
+        if error != TrailerError::Shape
+            && let Some(before) = seal.before_at(now)
+            && let Ok(packet) = before.opener.open(sealed)
+        {
+            return Ok(packet);
         }
         Err(error.into())
+    }
+
+    /// The SRT packet without its trailer. It has no budget: a forgery costs what a good packet does.
+    ///
+    /// # Errors
+    /// Why it is not to be believed.
+    pub(super) fn open_data<'a>(
+        &mut self,
+        slot: u32,
+        now: Instant,
+        sealed: &'a [u8],
+    ) -> Result<&'a [u8], DropReason> {
+        let seal = self.slots.get_mut(slot as usize).and_then(Option::as_mut).ok_or(DropReason::NotMember)?;
+        let (_, opener) = seal.data.as_deref_mut().ok_or(DropReason::TrailerShape)?;
+        let error = match opener.open(sealed) {
+            Ok(packet) => return Ok(packet),
+            Err(error) => error,
+        };
+        if error != TrailerError::Shape
+            && let Some(before) = seal.before_at(now)
+            && let Some((_, opener)) = before.data.as_deref_mut()
+            && let Ok(packet) = opener.open(sealed)
+        {
+            return Ok(packet);
+        }
+        Err(error.into())
+    }
+
+    /// An SRT packet of this length can be sealed for this link.
+    pub(super) fn takes_data(&self, slot: u32, packet_len: usize) -> bool {
+        let data = self.get(slot).and_then(|seal| seal.data.as_deref());
+        data.is_some_and(|(sealer, _)| sealer.takes(packet_len))
+    }
+
+    /// Puts this link's trailer behind an SRT packet.
+    pub(super) fn seal_data<'a>(&mut self, slot: u32, copy: &'a mut SealedCopy) -> Option<&'a [u8]> {
+        let (sealer, _) = self.slots.get_mut(slot as usize)?.as_mut()?.data.as_deref_mut()?;
+        let sealed = copy.bytes.get_mut(..copy.len)?;
+        sealer.seal(sealed).then_some(sealed)
     }
 
     /// Keepalives of this link carry trailers.

@@ -38,10 +38,20 @@ impl Receiver {
         };
         // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
         // device's link is kept alive by what it alone can send.
-        let proven = self.links.get(link).is_some_and(|link| link.proven);
+        let (proven, data_mac) =
+            self.links.get(link).map_or((false, false), |link| (link.proven, link.data_mac));
         if !proven {
             self.links.heard(link, now, bytes.len());
         }
+        let datagram = match datagram {
+            Datagram::SrtData(_) | Datagram::SrtControl(_) if data_mac => {
+                match self.seals.open_data(link, now, bytes) {
+                    Ok(packet) => wire::classify(packet),
+                    Err(reason) => return Verdict::Drop(reason),
+                }
+            }
+            other => other,
+        };
         let verdict = match datagram {
             Datagram::SrtData(data) => self.srt_data(now, link, &data, out),
             Datagram::SrtControl(control) => self.srt_control(now, link, &control, out),
@@ -237,6 +247,7 @@ impl Receiver {
             group.forwarded_bytes += len as u64;
         }
         self.last_link = Some(self.links.key(link_slot));
+        self.forwarded_len = len;
         Verdict::Forward(key)
     }
 

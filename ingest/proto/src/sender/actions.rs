@@ -153,6 +153,30 @@ impl SenderActions {
         true
     }
 
+    /// Sends `packet` with `trailer_len` more bytes, all of which `seal` may change. False if there is no room, or `seal`
+    /// says so.
+    pub(super) fn send_sealed(
+        &mut self,
+        link: LinkIndex,
+        packet: &[u8],
+        trailer_len: usize,
+        seal: impl FnOnce(&mut [u8]) -> bool,
+    ) -> bool {
+        let (start, len) = (self.arena.len(), packet.len() + trailer_len);
+        if self.list.len() >= self.list_max || self.arena_max - start < len {
+            self.overflowed += 1;
+            return false;
+        }
+        self.arena.extend_from_slice(packet);
+        self.arena.resize(start + len, 0);
+        if !self.arena.get_mut(start..).is_some_and(seal) {
+            self.arena.truncate(start);
+            return false;
+        }
+        self.list.push(Stored::Send { link, start: start as u32, end: self.arena.len() as u32 });
+        true
+    }
+
     pub(super) fn rebind(&mut self, link: LinkIndex) -> bool {
         self.push(Stored::Rebind { link })
     }

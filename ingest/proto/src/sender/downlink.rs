@@ -31,20 +31,29 @@ impl Sender {
         } else if bytes.len() > DATAGRAM_LEN_MAX {
             SenderVerdict::Drop(SenderDropReason::Malformed)
         } else {
-            match classify(bytes) {
-                Datagram::SrtData(_) => {
-                    self.on_srt(slot, out);
-                    SenderVerdict::ToLocal
-                }
-                Datagram::SrtControl(control) => {
-                    self.on_srt(slot, out);
-                    self.on_srt_control(&control)
-                }
-                Datagram::Srtla(packet) => self.on_srtla(slot, &packet, out),
-                Datagram::Runt => SenderVerdict::Drop(SenderDropReason::Malformed),
+            match self.proven_srt(slot, bytes) {
+                Some(bytes) => self.on_datagram(slot, bytes, out),
+                None => SenderVerdict::Drop(SenderDropReason::Unproven),
             }
         };
         self.count(verdict)
+    }
+
+    /// Takes a datagram without the trailer that SRT packets may have.
+    fn on_datagram(&mut self, slot: usize, bytes: &[u8], out: &mut SenderActions) -> SenderVerdict {
+        self.to_local_len = bytes.len();
+        match classify(bytes) {
+            Datagram::SrtData(_) => {
+                self.on_srt(slot, out);
+                SenderVerdict::ToLocal
+            }
+            Datagram::SrtControl(control) => {
+                self.on_srt(slot, out);
+                self.on_srt_control(&control)
+            }
+            Datagram::Srtla(packet) => self.on_srtla(slot, &packet, out),
+            Datagram::Runt => SenderVerdict::Drop(SenderDropReason::Malformed),
+        }
     }
 
     /// SRT came down this link. That proves membership to a link that waits for REG3, and nothing about the way up.

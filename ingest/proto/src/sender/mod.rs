@@ -140,9 +140,9 @@ pub enum LinkState {
 pub enum SenderVerdict {
     /// Send it unchanged from this link's socket to the receiver.
     ToLink(LinkIndex),
-    /// Hand it unchanged to the encoder.
+    /// Hand it to the encoder, without the trailer: the first [`Sender::to_local_len`] bytes.
     ToLocal,
-    /// It was SRTLA's own and has done its work.
+    /// It was SRTLA's own and has done its work; or it is SRT for a link with MACs, and the actions hold a sealed copy.
     Consumed,
     /// Forget it.
     Drop(SenderDropReason),
@@ -169,6 +169,7 @@ pub struct Sender {
     last_link: usize,
     /// The SRT socket that the encoder's data was last addressed to.
     encoder_peer: Option<u32>,
+    to_local_len: usize,
     counters: SenderCounters,
 }
 
@@ -202,6 +203,7 @@ impl Sender {
             data_number: 0,
             last_link: 0,
             encoder_peer: None,
+            to_local_len: 0,
             counters: SenderCounters::default(),
             config,
         }
@@ -259,6 +261,12 @@ impl Sender {
     /// The receiver has answered REG1 and not said NGP since, or has confirmed a link that registered with a key.
     pub const fn is_registered(&self) -> bool {
         self.is_registered
+    }
+
+    /// How many of its bytes, from the first on, the encoder gets of the datagram whose verdict was
+    /// [`SenderVerdict::ToLocal`] last. On links with MACs on SRT packets the rest is the trailer; on others there is none.
+    pub const fn to_local_len(&self) -> usize {
+        self.to_local_len
     }
 
     /// What happened to all datagrams so far.

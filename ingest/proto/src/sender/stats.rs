@@ -22,13 +22,18 @@ pub enum SenderDropReason {
     Copy,
     /// A REG2 that does not carry our half of the ID.
     ForeignId,
-    /// An SRTLA packet that a sender with a key has no proof of who sent it.
+    /// A packet that a sender with a key has no proof of who sent it.
     Unproven,
+    /// From the encoder, for a link whose SRT packets carry trailers: with its own it would be longer than 1472 bytes, or
+    /// the link has none left to give.
+    TrailerRoom,
+    /// From the encoder, for such a link: the caller's action list is full.
+    ActionsFull,
 }
 
 impl SenderDropReason {
     /// Every reason, in the order of [`SenderCounters::dropped`].
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::NotSrt,
         Self::NoLink,
@@ -36,6 +41,8 @@ impl SenderDropReason {
         Self::Copy,
         Self::ForeignId,
         Self::Unproven,
+        Self::TrailerRoom,
+        Self::ActionsFull,
     ];
 
     /// A short name for metrics.
@@ -48,6 +55,8 @@ impl SenderDropReason {
             Self::Copy => "copy",
             Self::ForeignId => "foreign_id",
             Self::Unproven => "unproven",
+            Self::TrailerRoom => "trailer_room",
+            Self::ActionsFull => "actions_full",
         }
     }
 }
@@ -69,6 +78,8 @@ pub struct SenderCounters {
     pub dropped: [u64; SenderDropReason::ALL.len()],
     /// Additional copies sent (probes of idle links, doubled important packets).
     pub copies_sent: u64,
+    /// SRT packets sent with trailers, additional copies included; the verdict of the others is `Consumed`.
+    pub sealed_sent: u64,
     /// REG1 sent, M1 included.
     pub reg1_sent: u64,
     /// REG2 sent, probes and M3 included.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::adaptive::{Load, Purpose, cost_us, is_silent, update_congested};
 use super::link::Link;
-use super::{LinkIndex, LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
+use super::{LinkState, Sender, SenderActions, SenderDropReason, SenderVerdict};
 use crate::Seq;
 use crate::wire::{
     Control, ControlType, DATAGRAM_LEN_MAX, Data, Datagram, HandshakeKind, PacketType, SRT_HEADER_LEN,
@@ -42,8 +42,10 @@ impl Sender {
                 Datagram::Srtla(packet)
                     if packet.kind() == SRT_USER_DEFINED && bytes.len() >= SRT_HEADER_LEN =>
                 {
-                    self.choose(Purpose::Urgent, bytes.len(), None)
-                        .map_or(SenderVerdict::Drop(SenderDropReason::NoLink), |choice| to_link(choice.best))
+                    match self.choose(Purpose::Urgent, bytes.len(), None) {
+                        Some(choice) => self.carry(choice.best, bytes, out),
+                        None => SenderVerdict::Drop(SenderDropReason::NoLink),
+                    }
                 }
                 Datagram::Srtla(_) => SenderVerdict::Drop(SenderDropReason::NotSrt),
                 Datagram::Runt => SenderVerdict::Drop(SenderDropReason::Malformed),
@@ -79,6 +81,10 @@ impl Sender {
             self.choose(Purpose::Data, len, None)
         };
         let Some(choice) = choice else { return SenderVerdict::Drop(SenderDropReason::NoLink) };
+        let verdict = self.carry(choice.best, data.bytes(), out);
+        if matches!(verdict, SenderVerdict::Drop(_)) {
+            return verdict;
+        }
         self.log.record(self.now_us, seq, len, choice.best);
         self.on_data_sent(choice.best, seq, len, false);
         if let Some(link) = self.link_mut(choice.best) {
@@ -96,14 +102,14 @@ impl Sender {
                 choice.starving
             };
             if let Some(slot) = copy_on.filter(|slot| *slot != choice.best)
-                && out.send(LinkIndex(slot as u8), data.bytes())
+                && self.copy_over(slot, data.bytes(), out)
             {
                 self.counters.copies_sent += 1;
                 self.log.record_copy(self.now_us, seq, slot);
                 self.on_data_sent(slot, seq, len, true);
             }
         }
-        to_link(choice.best)
+        verdict
     }
 
     fn send_control(&mut self, control: &Control<'_>, out: &mut SenderActions) -> SenderVerdict {
@@ -118,11 +124,11 @@ impl Sender {
         // SHUTDOWN is sent once and never acknowledged; without it the server waits for its idle timeout.
         if control.control_type() == ControlType::Shutdown
             && let Some(second) = choice.second
-            && out.send(LinkIndex(second as u8), control.bytes())
+            && self.copy_over(second, control.bytes(), out)
         {
             self.counters.copies_sent += 1;
         }
-        to_link(choice.best)
+        self.carry(choice.best, control.bytes(), out)
     }
 
     /// The encoder begins a new SRT session: new numbers, nothing of the old ones is in flight.
@@ -214,8 +220,4 @@ impl Sender {
             .max_by_key(|(_, link)| link.last_proof_us)
             .map(|(slot, _)| slot)
     }
-}
-
-const fn to_link(slot: usize) -> SenderVerdict {
-    SenderVerdict::ToLink(LinkIndex(slot as u8))
 }

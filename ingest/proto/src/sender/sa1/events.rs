@@ -179,9 +179,9 @@ impl Sender {
     }
 
     fn on_answer(&mut self, slot: usize, bytes: &[u8], out: &mut SenderActions) -> SenderVerdict {
-        let before = self.registration();
+        let (before, now_us) = (self.registration(), self.now_us);
         let Some(sa1) = &mut self.sa1 else { return UNPROVEN };
-        match sa1.answer(slot, bytes) {
+        match sa1.answer(slot, bytes, now_us) {
             Answer::Up { key_is_retiring } => {
                 let was_retiring = std::mem::replace(&mut sa1.key_is_retiring, key_is_retiring);
                 self.on_confirmed(slot, out);

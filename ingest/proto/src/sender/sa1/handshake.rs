@@ -4,6 +4,7 @@
 //! is confirmed.
 
 use bondgate_auth::sa1::Flags;
+use bondgate_auth::sa1::data::{DataOpener, DataSealer};
 use bondgate_auth::sa1::sender::{Credentials, Disbelief, Hello, Join, Outcome};
 use bondgate_auth::sa1::trailer::{Opener, RENEW_AT, SEALED_LEN_MAX, Sealer};
 use bondgate_auth::sa1::wire::{Refusal, RefusalCode};
@@ -17,6 +18,8 @@ const S: u64 = 1_000_000;
 const HELLOS: usize = 4;
 /// How often an M3 is sent before a new M1 takes its place.
 const JOIN_SENDS_MAX: u8 = 4;
+/// How long SRT packets under the keys before are taken.
+const OLD_KEYS_GOOD_US: u64 = 2 * S;
 /// After a refusal without advice; doubled each time.
 const WAIT_MIN_US: u64 = 2 * S;
 const WAIT_MAX_US: u64 = 30 * S;
@@ -99,6 +102,11 @@ impl Handshake {
         }
     }
 
+    /// SRT packets of the link carry trailers.
+    pub fn seals_data(&self) -> bool {
+        self.trailers.as_ref().is_some_and(Trailers::seals_data)
+    }
+
     pub fn trailers_mut(&mut self) -> Option<&mut Trailers> {
         self.trailers.as_mut()
     }
@@ -156,12 +164,16 @@ impl Handshake {
         self.forget_hellos();
     }
 
-    pub(super) fn on_answer(&mut self, credentials: &Credentials, datagram: &[u8]) -> Answer {
+    pub(super) fn on_answer(&mut self, credentials: &Credentials, datagram: &[u8], now_us: u64) -> Answer {
         let outcome = self.join.as_ref().and_then(|join| join.confirm(credentials, datagram).ok());
         let refusal = match outcome {
             Some(Outcome::Up(up)) => {
                 let (sealer, opener) = up.keys.sender_ends();
-                self.trailers = Some(Trailers { accepted: up.accepted, sealer, opener, opened: 0 });
+                let data = up.accepted.contains(Flags::DATA_MAC).then(|| up.keys.sender_data_ends());
+                let before = self.trailers.take().and_then(|trailers| trailers.data);
+                let data_before = before.map(|(_, opener)| (opener, now_us + OLD_KEYS_GOOD_US));
+                self.trailers =
+                    Some(Trailers { accepted: up.accepted, sealer, opener, opened: 0, data, data_before });
                 self.keepalive_ms = up.terms.keepalive_ms;
                 self.restart();
                 (self.not_before_us, self.refusals) = (0, 0);
@@ -201,12 +213,14 @@ fn echoes(hello: &[u8; REG_LEN], datagram: &[u8]) -> bool {
         && datagram[2..130] == hello[2..130]
 }
 
-/// MACs on keepalives and SRTLA ACKs of a confirmed link, as far as both sides agreed on them.
+/// MACs on keepalives, SRTLA ACKs and SRT packets of a confirmed link, as far as both sides agreed on them.
 pub(in crate::sender) struct Trailers {
     accepted: Flags,
     sealer: Sealer,
     opener: Opener,
     opened: u32,
+    data: Option<(DataSealer, DataOpener)>,
+    data_before: Option<(DataOpener, u64)>,
 }
 
 impl Trailers {
@@ -235,6 +249,26 @@ impl Trailers {
         Some(packet)
     }
 
+    /// SRT packets carry trailers.
+    const fn seals_data(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// What seals SRT packets, if they are sealed.
+    pub fn data_sealer(&mut self) -> Option<&mut DataSealer> {
+        self.data.as_mut().map(|(sealer, _)| sealer)
+    }
+
+    /// An SRT packet without its trailer; `None` unless that is right and new.
+    pub fn open_data<'a>(&mut self, now_us: u64, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (_, opener) = self.data.as_mut()?;
+        if let Ok(packet) = opener.open(bytes) {
+            return Some(packet);
+        }
+        self.data_before = self.data_before.take().filter(|(_, until_us)| now_us < *until_us);
+        self.data_before.as_mut().and_then(|(opener, _)| opener.open(bytes).ok())
+    }
+
     /// As after years of streaming.
     #[cfg(test)]
     pub const fn wear_out(&mut self) {
@@ -243,7 +277,11 @@ impl Trailers {
 
     /// One side's counter is half used up.
     pub const fn should_renew(&self) -> bool {
-        self.sealer.should_renew() || self.opened >= RENEW_AT
+        let is_data_worn = match &self.data {
+            Some((sealer, opener)) => sealer.should_renew() || opener.should_renew(),
+            None => false,
+        };
+        self.sealer.should_renew() || self.opened >= RENEW_AT || is_data_worn
     }
 }
 

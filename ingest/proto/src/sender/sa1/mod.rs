@@ -8,9 +8,11 @@
 //!   Such packets are dropped as [`SenderDropReason::Unproven`](super::SenderDropReason::Unproven).
 //! * [`Sa1Mode::Require`] never registers without a key, whatever is answered or not answered. [`Sa1Mode::Prefer`] does
 //!   when a receiver answers M1 as stock receivers do, and says so; once a receiver has shown that it has the key, never.
+//! * Where MACs on SRT packets are required, no SRT leaves without, and none that comes without is believed.
 //! * An M1 is never sent twice, because receivers do not answer a repeated one. Answers to the last few are good, so that
 //!   round trips may be longer than the pauses between them.
 
+mod data;
 mod events;
 mod handshake;
 
@@ -107,12 +109,14 @@ pub(super) struct Sa1 {
 impl Sa1 {
     pub fn new(config: Sa1Config) -> Self {
         let mut random = Random::new(&config.entropy);
+        let requires_data_mac = config.credentials.required.contains(Flags::DATA_MAC);
         Self {
             credentials: config.credentials,
             offered: config.offered,
+            // A receiver without SA1 has no MACs on SRT packets either.
             registration: match config.mode {
-                Sa1Mode::Require => Registration::Sa1,
-                Sa1Mode::Prefer => Registration::Undecided,
+                Sa1Mode::Prefer if !requires_data_mac => Registration::Undecided,
+                Sa1Mode::Prefer | Sa1Mode::Require => Registration::Sa1,
             },
             group: random.bytes(),
             random,
@@ -121,6 +125,11 @@ impl Sa1 {
             stopped_by: None,
             key_is_retiring: false,
         }
+    }
+
+    /// No SRT packet goes or comes without a MAC.
+    pub const fn requires_data_mac(&self) -> bool {
+        self.credentials.required.contains(Flags::DATA_MAC)
     }
 
     pub const fn registration(&self) -> Registration {
@@ -188,10 +197,10 @@ impl Sa1 {
     }
 
     /// Takes a REG3 or `REG_NAK` from the receiver's address.
-    pub fn answer(&mut self, slot: usize, datagram: &[u8]) -> Answer {
+    pub fn answer(&mut self, slot: usize, datagram: &[u8], now_us: u64) -> Answer {
         let Self { credentials, links, registration, .. } = self;
         let Some(link) = links.get_mut(slot) else { return Answer::Disbelieved };
-        let answer = link.on_answer(credentials, datagram);
+        let answer = link.on_answer(credentials, datagram, now_us);
         if !matches!(answer, Answer::Disbelieved) {
             *registration = Registration::Sa1;
         }
