@@ -146,7 +146,12 @@ pub trait Backend {
 
     /// Queues a received datagram to be sent, from where it lies, on `socket` to `to` (`None`: where the socket is
     /// connected to). May be called several times for one datagram.
-    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>);
+    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>) {
+        self.forward_first(index, usize::MAX, socket, to);
+    }
+
+    /// The same for the first `len` bytes of a received datagram, or all of it if it is shorter.
+    fn forward_first(&mut self, index: usize, len: usize, socket: SocketId, to: Option<SocketAddr>);
 
     /// Queues a copy of `bytes` to be sent on `socket` to `to` (`None`: where the socket is connected to).
     fn send(&mut self, socket: SocketId, to: Option<SocketAddr>, bytes: &[u8]);
@@ -240,8 +245,8 @@ impl Backend for AnyBackend {
     fn datagram(&self, index: usize) -> Datagram<'_> {
         delegate!(self, b => b.datagram(index))
     }
-    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>) {
-        delegate!(self, b => b.forward(index, socket, to));
+    fn forward_first(&mut self, index: usize, len: usize, socket: SocketId, to: Option<SocketAddr>) {
+        delegate!(self, b => b.forward_first(index, len, socket, to));
     }
     fn send(&mut self, socket: SocketId, to: Option<SocketAddr>, bytes: &[u8]) {
         delegate!(self, b => b.send(socket, to, bytes));

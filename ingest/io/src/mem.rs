@@ -178,8 +178,9 @@ impl Backend for MemBackend {
         Datagram { socket: found.socket, from: found.from, bytes: &found.bytes }
     }
 
-    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>) {
-        let bytes = self.turn[index].bytes.clone();
+    fn forward_first(&mut self, index: usize, len: usize, socket: SocketId, to: Option<SocketAddr>) {
+        let bytes = &self.turn[index].bytes;
+        let bytes = bytes[..len.min(bytes.len())].to_vec();
         self.queue(socket, to, bytes);
     }
 

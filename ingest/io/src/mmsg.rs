@@ -390,9 +390,9 @@ impl Backend for Mmsg {
         self.turn.datagram(index)
     }
 
-    fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>) {
+    fn forward_first(&mut self, index: usize, len: usize, socket: SocketId, to: Option<SocketAddr>) {
         let live = self.slots.get(socket).is_some();
-        self.turn.forward(index, socket, to, live);
+        self.turn.forward((index, len), socket, to, live);
     }
 
     fn send(&mut self, socket: SocketId, to: Option<SocketAddr>, bytes: &[u8]) {

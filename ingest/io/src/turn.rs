@@ -208,15 +208,22 @@ impl Turn {
         Datagram { socket: found.socket, from: found.from, bytes }
     }
 
-    /// Queues a received datagram; `live` says whether the socket exists.
-    pub(crate) fn forward(&mut self, index: usize, socket: SocketId, to: Option<SocketAddr>, live: bool) {
+    /// Queues a received datagram, or so many bytes of it; `live` says whether the socket exists.
+    pub(crate) fn forward(
+        &mut self,
+        (index, len): (usize, usize),
+        socket: SocketId,
+        to: Option<SocketAddr>,
+        live: bool,
+    ) {
         if !live {
             self.counters.tx_no_socket += 1;
             return;
         }
         let found = self.received[index];
-        let at = self.pool(found.big).region.at(found.offset, found.len as usize);
-        self.queue(socket, to, at, found.len as usize);
+        let len = len.min(found.len as usize);
+        let at = self.pool(found.big).region.at(found.offset, len);
+        self.queue(socket, to, at, len);
     }
 
     /// Queues a copy of `bytes`; `live` says whether the socket exists.

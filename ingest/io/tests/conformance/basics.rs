@@ -53,6 +53,34 @@ pub fn forward_does_not_copy(variant: &Variant) -> Result<(), Failed> {
     ensure_eq(rig.backend.counters().tx_no_room, 0, "nothing needed the arena")
 }
 
+/// Runs of equal length are cut to another equal length, and still leave as segments; whole ones go beside them.
+pub fn forward_first_cuts(variant: &Variant) -> Result<(), Failed> {
+    let mut rig = Rig::with(variant, Limits { turn_send_bytes: 2048, ..Limits::default() })?;
+    let (listener, addr) = rig.listener()?;
+    let (sink, whole, client) = (peer()?, peer()?, peer()?);
+    let (forwarder, _) = rig.connected(sink.local_addr()?)?;
+    let whole_addr = whole.local_addr()?;
+    let len = |seed: u64| if seed % 10 == 9 { 64 } else { 1352 };
+    for seed in 0..100 {
+        client.send_to(&pattern(seed, len(seed)), addr)?;
+    }
+    rig.turns(100, |backend, index| {
+        let cut = backend.datagram(index).bytes.len() - 20;
+        backend.forward_first(index, cut, forwarder, None);
+        backend.forward_first(index, 5000, listener, Some(whole_addr));
+    })?;
+    let mut buffer = [0; 2000];
+    for seed in 0..100 {
+        let n = sink.recv(&mut buffer)?;
+        ensure(buffer[..n] == pattern(seed, len(seed))[..len(seed) - 20], "cut, in order")?;
+        let n = whole.recv(&mut buffer)?;
+        ensure(buffer[..n] == pattern(seed, len(seed))[..], "whole, in order")?;
+    }
+    let counters = rig.backend.counters();
+    ensure_eq(counters.tx_no_room, 0, "nothing needed the arena")?;
+    ensure(counters.tx_gso_datagrams >= 100, "the cut ones are segmented like the others")
+}
+
 pub fn fan_out(variant: &Variant) -> Result<(), Failed> {
     let mut rig = Rig::new(variant)?;
     let (listener, addr) = rig.listener()?;

@@ -16,6 +16,7 @@ type Test = fn(&Variant) -> Result<(), Failed>;
 const TESTS: &[(&str, Test)] = &[
     ("echo", basics::echo),
     ("forward_does_not_copy", basics::forward_does_not_copy),
+    ("forward_first_cuts", basics::forward_first_cuts),
     ("fan_out", basics::fan_out),
     ("both_address_families", basics::both_address_families),
     ("refused_then_recovers", basics::refused_then_recovers),
