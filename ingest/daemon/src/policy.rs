@@ -63,6 +63,7 @@ impl Policy {
             gate: keyring.map(Keyring::gate_keys),
             keys: keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms)),
             tenant_groups_max: config.keys.tenant_groups_max,
+            data_mac: srtla.data_mac,
             probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
         };
         Self { admission: Arc::new(admission), streams, listed: listed(1).collect() }

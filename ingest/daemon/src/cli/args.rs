@@ -119,6 +119,9 @@ pub struct SendArgs {
     /// How to register; require if there is a key, else stock
     #[arg(long, value_enum)]
     pub auth: Option<AuthChoice>,
+    /// Puts a MAC on every SRT packet, both ways; never sends without it
+    #[arg(long)]
+    pub data_mac: bool,
     /// UDP address where the local encoder sends SRT to, as caller
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9000")]
     pub listen: SocketAddr,

@@ -36,6 +36,8 @@ struct Account {
     to: String,
     /// The key and how it is used; `None` registers the stock way.
     key: Option<(Provision, Sa1Mode)>,
+    /// SRT packets must carry MACs.
+    data_mac: bool,
 }
 
 /// Bonds until a signal asks to stop, or the receiver refuses for good.
@@ -81,6 +83,9 @@ fn account(args: &SendArgs) -> Result<Account, Failure> {
         (None, Some(provision)) => provision.server.clone(),
         (None, None) => return Err(Failure::usage("--to or a key must say where the receiver is")),
     };
+    if args.data_mac && mode != Some(Sa1Mode::Require) {
+        return Err(Failure::usage("--data-mac needs a key, and --auth require"));
+    }
     if let (Some(provision), None) = (&provision, mode) {
         let device = &provision.device;
         tracing::warn!(
@@ -88,7 +93,7 @@ fn account(args: &SendArgs) -> Result<Account, Failure> {
             "--auth stock: the key is not used, and anybody may answer in the receiver's place"
         );
     }
-    Ok(Account { to, key: provision.zip(mode) })
+    Ok(Account { to, key: provision.zip(mode), data_mac: args.data_mac })
 }
 
 /// The first line of the file that is neither empty nor a comment.
@@ -110,9 +115,10 @@ fn sender(config: SenderConfig, account: &Account) -> anyhow::Result<Sender> {
     let Some((provision, mode)) = &account.key else {
         return Ok(Sender::new(config, random::<128>()?, seed));
     };
+    let required = if account.data_mac { Flags::DATA_MAC } else { Flags::NONE };
     let key = Sa1Config {
-        credentials: provision.credentials(Flags::NONE),
-        offered: DEFAULT_OFFER,
+        credentials: provision.credentials(required),
+        offered: DEFAULT_OFFER.with(required),
         mode: *mode,
         entropy: random::<32>()?,
         clock: wall_clock(Instant::now()),

@@ -40,6 +40,7 @@ pub static KEYS: &[Key] = &[
     text("srtla.stock_allow", |c| &mut c.srtla.stock_allow),
     text("srtla.allow", |c| &mut c.srtla.allow),
     text("srtla.roaming", |c| &mut c.srtla.roaming),
+    text("srtla.data_mac", |c| &mut c.srtla.data_mac),
     text("keys.seal_key_file", |c| &mut c.keys.seal_key_file),
     text("keys.server", |c| &mut c.keys.server),
     number("keys.tenant_groups_max", (0, 65_535), |c| &mut c.keys.tenant_groups_max),

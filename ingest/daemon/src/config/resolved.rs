@@ -103,6 +103,8 @@ pub struct Srtla {
     pub allow: Vec<Cidr>,
     /// Follows a link whose address changed in mid-stream.
     pub roaming: bool,
+    /// Devices that ask for MACs on SRT packets get them.
+    pub data_mac: bool,
 }
 
 /// Who may register.
@@ -255,6 +257,7 @@ impl Default for Srtla {
             stock_allow: Vec::new(),
             allow: Vec::new(),
             roaming: true,
+            data_mac: true,
         }
     }
 }

@@ -97,6 +97,7 @@ fn effective_values_read_back_as_themselves() {
         "srtla.stock_allow=198.51.100.0/24",
         "srtla.allow=192.0.2.0/24,2001:db8::/32",
         "srtla.roaming=false",
+        "srtla.data_mac=false",
         "keys.seal_key_file=/etc/bondgate/seal.key",
         "keys.server=gate.example:5000",
         "keys.tenant_groups_max=4",

@@ -278,7 +278,7 @@ impl<B: Backend> Bond<B> {
             let Some(link) = self.links.iter().find(|l| l.socket == datagram.socket) else { return };
             let verdict = self.sender.handle_link(now, link.index, datagram.bytes, &mut self.actions);
             if let (SenderVerdict::ToLocal, Some(encoder)) = (verdict, self.encoder) {
-                self.backend.forward(index, self.local, Some(encoder));
+                self.backend.forward_first(index, self.sender.to_local_len(), self.local, Some(encoder));
             }
         }
         self.apply_actions(now);

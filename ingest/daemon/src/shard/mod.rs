@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 use bondgate_auth::keyring::key_id_text;
 use bondgate_io::{Backend, Datagram, Role, SocketId, Waker};
 use bondgate_proto::receiver::{
-    Action, Actions, Clock, Command, DropReason, GroupProof, Notice as SrtlaNotice, Receiver, Verdict,
+    Action, Actions, Clock, Command, DropReason, GroupProof, Notice as SrtlaNotice, Receiver, SealedCopy,
+    Verdict,
 };
-use bondgate_proto::{GroupKey, LinkAddr};
+use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
 
 use forward::Forward;
 use handoff::Handoff;
@@ -255,10 +256,11 @@ impl<B: Backend> Shard<B> {
 
     fn datagram(&mut self, now: Instant, index: usize) {
         let Datagram { socket, from, bytes } = self.backend.datagram(index);
+        let len = bytes.len();
         if socket == self.srtla {
             let verdict = self.receiver.handle_uplink(now, LinkAddr::new(from), bytes, &mut self.actions);
             self.apply_actions(now);
-            self.uplink(now, verdict, Source::Received { index, from });
+            self.uplink(now, verdict, Source::Received { index, len, from });
         } else if Some(socket) == self.srt {
             if let Output::Relay(relay) = &mut self.output {
                 relay.endpoint.handle(now, Peer::Plain(LinkAddr::new(from).addr), 0, bytes);
@@ -269,36 +271,18 @@ impl<B: Backend> Shard<B> {
             forward.heard(now);
             let verdict = self.receiver.handle_downlink(now, group, bytes, &mut self.actions);
             self.apply_actions(now);
-            self.downlink(now, verdict, Source::Received { index, from });
+            self.downlink(now, verdict, Source::Received { index, len, from });
         }
     }
 
     /// Carries out the receiver's verdict on a datagram from a link.
     fn uplink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
         match verdict {
-            Verdict::Forward(group) => match &mut self.output {
-                Output::Relay(relay) => {
-                    let path = self.receiver.last_link().and_then(|link| self.receiver.link_index(link));
-                    let bytes = source.bytes(&self.backend);
-                    relay.endpoint.handle(now, Peer::Bonded(group), path.unwrap_or(0), bytes);
-                    relay.pump(now);
-                }
-                Output::Forward(_) => {
-                    if permit::is_handshake(source.bytes(&self.backend)) && !self.may_call(now, group, source)
-                    {
-                        return;
-                    }
-                    let Output::Forward(forward) = &mut self.output else { return };
-                    if let Some(socket) = forward.socket(now, &mut self.backend, group) {
-                        source.send(&mut self.backend, socket, None);
-                    }
-                }
-            },
-            Verdict::ToLink(link) => {
-                if let Some(to) = self.receiver.link_addr(link) {
-                    source.send(&mut self.backend, self.srtla, Some(to.addr));
-                }
+            Verdict::Forward(group) => {
+                let source = source.first(self.receiver.forwarded_len());
+                self.forward(now, group, source);
             }
+            Verdict::ToLink(link) => self.echo(link, source),
             Verdict::HandOff(shard) => {
                 let (from, bytes) = (source.from(), source.bytes(&self.backend));
                 if self.shared.handoff.push(shard, from, bytes)
@@ -308,6 +292,34 @@ impl<B: Backend> Shard<B> {
                 }
             }
             Verdict::FanOut(_) | Verdict::Consumed | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// Passes an SRT packet on.
+    fn forward(&mut self, now: Instant, group: GroupKey, source: Source<'_>) {
+        match &mut self.output {
+            Output::Relay(relay) => {
+                let path = self.receiver.last_link().and_then(|link| self.receiver.link_index(link));
+                let bytes = source.bytes(&self.backend);
+                relay.endpoint.handle(now, Peer::Bonded(group), path.unwrap_or(0), bytes);
+                relay.pump(now);
+            }
+            Output::Forward(_) => {
+                if permit::is_handshake(source.bytes(&self.backend)) && !self.may_call(now, group, source) {
+                    return;
+                }
+                let Output::Forward(forward) = &mut self.output else { return };
+                if let Some(socket) = forward.socket(now, &mut self.backend, group) {
+                    source.send(&mut self.backend, socket, None);
+                }
+            }
+        }
+    }
+
+    /// Sends a datagram back to where it came from, which has no more to say than that it came: a keepalive.
+    fn echo(&mut self, link: LinkKey, source: Source<'_>) {
+        if let Some(to) = self.receiver.link_addr(link) {
+            source.send(&mut self.backend, self.srtla, Some(to.addr));
         }
     }
 
@@ -331,9 +343,11 @@ impl<B: Backend> Shard<B> {
             }
             Err(refusal) => {
                 let mut answer = [0; permit::REFUSAL_LEN];
-                let to = self.receiver.last_link().and_then(|link| self.receiver.link_addr(link));
-                if let (Some(len), Some(to)) = (call.refuse(refusal.code, &mut answer), to) {
-                    self.backend.send(self.srtla, Some(to.addr), answer.get(..len).unwrap_or_default());
+                if let (Some(len), Some(link)) =
+                    (call.refuse(refusal.code, &mut answer), self.receiver.last_link())
+                {
+                    let bytes = answer.get(..len).unwrap_or_default();
+                    self.downlink(now, Verdict::ToLink(link), Source::Copied { from: UNSPECIFIED, bytes });
                 }
                 if let Output::Forward(forward) = &mut self.output {
                     forward.refusals.add(peer, call.stream_id().unwrap_or_default(), refusal);
@@ -389,17 +403,32 @@ impl<B: Backend> Shard<B> {
     fn downlink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
         match verdict {
             Verdict::FanOut(group) => {
-                for (_, to) in self.receiver.live_links(now, group) {
-                    source.send(&mut self.backend, self.srtla, Some(to.addr));
+                let mut some_sealed = false;
+                for (link, to) in self.receiver.live_links(now, group) {
+                    if self.receiver.seals_data(link) {
+                        some_sealed = true;
+                    } else {
+                        source.send(&mut self.backend, self.srtla, Some(to.addr));
+                    }
+                }
+                if some_sealed {
+                    self.send_sealed(now, verdict, source);
                 }
             }
-            Verdict::ToLink(link) => {
-                if let Some(to) = self.receiver.link_addr(link) {
-                    source.send(&mut self.backend, self.srtla, Some(to.addr));
-                }
+            Verdict::ToLink(link) if self.receiver.seals_data(link) => {
+                self.send_sealed(now, verdict, source);
             }
+            Verdict::ToLink(link) => self.echo(link, source),
             Verdict::Forward(_) | Verdict::HandOff(_) | Verdict::Consumed | Verdict::Drop(_) => {}
         }
+    }
+
+    /// Sends an SRT packet to those links of a verdict that get it with a trailer: copies, one for each.
+    fn send_sealed(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
+        let mut copy = SealedCopy::new(source.bytes(&self.backend));
+        let Self { receiver, backend, srtla, .. } = self;
+        receiver
+            .sealed_copies(now, verdict, &mut copy, |to, sealed| backend.send(*srtla, Some(to.addr), sealed));
     }
 
     fn handed_over(&mut self, now: Instant) {
@@ -526,10 +555,11 @@ fn group_opened(receiver: &Receiver, group: GroupKey) -> Notice {
 
 const UNSPECIFIED: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// Where a datagram lies: in the backend's receive buffer (sent on without a copy) or elsewhere.
+/// Where a datagram lies: in the backend's receive buffer (sent on without a copy; only the first `len` bytes count) or
+/// elsewhere.
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    Received { index: usize, from: SocketAddr },
+    Received { index: usize, len: usize, from: SocketAddr },
     Copied { from: SocketAddr, bytes: &'a [u8] },
 }
 
@@ -540,16 +570,26 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Its first `len` bytes, of which it has at least as many.
+    fn first(self, len: usize) -> Self {
+        match self {
+            Self::Received { index, from, .. } => Self::Received { index, len, from },
+            Self::Copied { from, bytes } => {
+                Self::Copied { from, bytes: bytes.get(..len).unwrap_or_default() }
+            }
+        }
+    }
+
     fn bytes<B: Backend>(self, backend: &'a B) -> &'a [u8] {
         match self {
-            Self::Received { index, .. } => backend.datagram(index).bytes,
+            Self::Received { index, len, .. } => backend.datagram(index).bytes.get(..len).unwrap_or_default(),
             Self::Copied { bytes, .. } => bytes,
         }
     }
 
     fn send(self, backend: &mut impl Backend, socket: SocketId, to: Option<SocketAddr>) {
         match self {
-            Self::Received { index, .. } => backend.forward(index, socket, to),
+            Self::Received { index, len, .. } => backend.forward_first(index, len, socket, to),
             Self::Copied { bytes, .. } => backend.send(socket, to, bytes),
         }
     }
