@@ -7,9 +7,11 @@ mod device;
 #[path = "receiver/rig.rs"]
 mod rig;
 
+use bondgate_auth::sa1::Flags;
+use bondgate_auth::sa1::trailer::TRAILER_LEN;
 use bondgate_counting::allocations_of;
 use bondgate_proto::LinkAddr;
-use bondgate_proto::receiver::{Actions, Command, Receiver, ReceiverConfig, Verdict};
+use bondgate_proto::receiver::{Actions, Command, Receiver, ReceiverConfig, SealedCopy, Verdict};
 use device::{Device, mixed, rules};
 use rig::*;
 
@@ -157,4 +159,37 @@ fn devices_and_floods_allocate_nothing() {
     assert_eq!((counters.sa1_confirmed, counters.sa1_moved), (3 + 20, 10), "{counters:?}");
     assert!(counters.acks_sent > 1000 && counters.groups_evicted > 1000, "{counters:?}");
     assert_eq!(count, 0);
+}
+
+/// A stream with MACs on its SRT packets, both ways, in a flood of forgeries. Only a join takes memory for them.
+#[test]
+fn macs_on_srt_packets_allocate_nothing() {
+    let mut rig = Rig::admitting(ReceiverConfig::default(), mixed([rules(1)]));
+    let mut device = Device::new(1, &rig);
+    device.offered = device.offered.with(Flags::DATA_MAC);
+    let (mut sealer, mut opener) = device.join(&mut rig, link(0), 0).keys.sender_data_ends();
+    let group = rig.group_of(link(0)).unwrap();
+    let (from, packet, ack) = (link(0), data(0, 22), srt_ack(1, 1000, 11));
+    let mut sealed = [&packet[..], &[0; TRAILER_LEN]].concat();
+    let (mut forwarded, mut returned) = (0, 0);
+    let Rig { receiver, out, now } = &mut rig;
+    let count = allocations_of(|| {
+        for seq in 0..20_000u32 {
+            *now += std::time::Duration::from_micros(500);
+            sealed[..4].copy_from_slice(&seq.to_be_bytes());
+            assert!(sealer.seal(&mut sealed));
+            let verdict = receiver.handle_uplink(*now, from, &sealed, out);
+            forwarded += u32::from(verdict == Verdict::Forward(group));
+            sealed[50] ^= 1;
+            assert!(matches!(receiver.handle_uplink(*now, from, &sealed, out), Verdict::Drop(_)));
+            sealed[50] ^= 1;
+            let verdict = receiver.handle_downlink(*now, group, &ack, out);
+            receiver.sealed_copies(*now, verdict, &mut SealedCopy::new(&ack), |_, bytes| {
+                returned += u32::from(opener.open(bytes) == Ok(&ack[..]));
+            });
+            receiver.handle_timeout(*now, out);
+            out.drain(|_, _| {});
+        }
+    });
+    assert_eq!((forwarded, returned, count), (20_000, 20_000, 0));
 }

@@ -16,6 +16,7 @@ const fn secs(s: u64) -> Duration {
 }
 
 const OURS: SenderKind = SenderKind::BondgateKey(Scheduler::Adaptive);
+const WITH_MACS: SenderKind = SenderKind::BondgateDataMac(Scheduler::Adaptive);
 
 /// Three cellular-like links with room for the stream on any two.
 fn links(loss: f64) -> Vec<LinkSpec> {
@@ -38,11 +39,15 @@ fn setup() -> Setup {
 #[test]
 fn a_lossy_stream_arrives_whole() {
     for output in [Output::Relay, Output::Forward] {
-        for scheduler in [Scheduler::Adaptive, Scheduler::Stock] {
-            let sender = SenderKind::BondgateKey(scheduler);
+        for sender in [
+            SenderKind::BondgateKey(Scheduler::Adaptive),
+            SenderKind::BondgateKey(Scheduler::Stock),
+            SenderKind::BondgateDataMac(Scheduler::Adaptive),
+            SenderKind::BondgateDataMac(Scheduler::Stock),
+        ] {
             let mut world = World::new(Setup { sender, output, links: links(0.02), ..setup() });
             world.run_until_video(secs(3)).run_for(secs(20));
-            assert_eq!((world.sessions(), world.sender_links_up()), (1, 3), "{output:?} {scheduler:?}");
+            assert_eq!((world.sessions(), world.sender_links_up()), (1, 3), "{output:?} {sender:?}");
             world.finish().assert_nothing_lost();
         }
     }
@@ -70,8 +75,8 @@ fn each_packet_of_the_handshake_may_be_lost() {
 #[test]
 fn all_links_rebinding_at_once_do_not_end_the_session() {
     for output in [Output::Relay, Output::Forward] {
-        for latency in [ms(500), secs(2)] {
-            let mut world = World::new(Setup { output, latency, ..setup() });
+        for (sender, latency) in [(OURS, ms(500)), (OURS, secs(2)), (WITH_MACS, ms(500))] {
+            let mut world = World::new(Setup { sender, output, latency, ..setup() });
             world.run_until_video(secs(5)).run_for(secs(5));
             world.reset_gap();
             for _ in 0..3 {
@@ -88,8 +93,9 @@ fn all_links_rebinding_at_once_do_not_end_the_session() {
 /// The process dies and with it its cookie keys.
 #[test]
 fn a_restarted_receiver_is_joined_again() {
-    for output in [Output::Relay, Output::Forward] {
-        let mut world = World::new(Setup { output, ..setup() });
+    let setups = [(OURS, Output::Relay), (OURS, Output::Forward), (WITH_MACS, Output::Forward)];
+    for (sender, output) in setups {
+        let mut world = World::new(Setup { sender, output, ..setup() });
         world.run_until_video(secs(5)).run_for(secs(5));
         world.inflict(Fault::RestartReceiver);
         assert_eq!(world.receiver_table(), (0, 0));

@@ -85,7 +85,7 @@ impl BondingSender for BondgateSender {
         let Some(&index) = self.links.get(link) else { return };
         let verdict = self.sender.handle_link(now, index, bytes, &mut self.actions);
         if verdict == SenderVerdict::ToLocal {
-            out.push(Output::ToLocal(bytes.to_vec()));
+            out.push(Output::ToLocal(bytes[..self.sender.to_local_len()].to_vec()));
         }
         self.drain(now, out);
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bondgate_auth::ticket::TicketKey;
 use bondgate_proto::receiver::{
-    Action, Actions, Admission, Clock, Command, DropReason, Receiver, Secrets, Verdict,
+    Action, Actions, Admission, Clock, Command, DropReason, Receiver, SealedCopy, Secrets, Verdict,
 };
 use bondgate_proto::{GroupKey, LinkAddr};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, Event};
@@ -78,7 +78,9 @@ fn new_receiver(setup: &Setup, incarnation: u64, now: Instant, started: Instant)
     let hash_seed = [rng.next_u64(), rng.next_u64()];
     let secrets = Secrets { tickets, cookies: rng.bytes(), nonces: rng.bytes() };
     let (clock, admission) = match setup.sender {
-        SenderKind::BondgateKey(_) => (key::clock(now, now.duration_since(started)), key::admission()),
+        SenderKind::BondgateKey(_) | SenderKind::BondgateDataMac(_) => {
+            (key::clock(now, now.duration_since(started)), key::admission())
+        }
         _ => (Clock { at: now, boot_ms: 0, wall_ms: 0 }, Admission::open()),
     };
     let admission = Arc::new(admission);
@@ -154,7 +156,10 @@ impl Host {
             Verdict::Forward(group) => {
                 let path =
                     self.receiver.last_link().and_then(|link| self.receiver.link_index(link)).unwrap_or(0);
-                self.forward(now, group, path, bytes);
+                match bytes.get(..self.receiver.forwarded_len()) {
+                    Some(packet) => self.forward(now, group, path, packet),
+                    None => self.effects.push(Effect::Violation("forwards more than came".to_owned())),
+                }
             }
             Verdict::ToLink(link) => match self.receiver.link_addr(link) {
                 Some(addr) => self.effects.push(Effect::ToSender(addr.addr, bytes.to_vec())),
@@ -262,14 +267,23 @@ impl Host {
         self.received_by_world += 1;
         let verdict = self.receiver.handle_downlink(now, group, bytes, &mut self.actions);
         self.run_actions(now);
+        let Self { receiver, effects, .. } = self;
+        receiver.sealed_copies(now, verdict, &mut SealedCopy::new(bytes), |to, sealed| {
+            effects.push(Effect::ToSender(to.addr, sealed.to_vec()));
+        });
         match verdict {
             Verdict::FanOut(group) => {
-                let targets: Vec<SocketAddr> =
-                    self.receiver.live_links(now, group).map(|(_, addr)| addr.addr).collect();
+                let targets: Vec<SocketAddr> = self
+                    .receiver
+                    .live_links(now, group)
+                    .filter(|(link, _)| !self.receiver.seals_data(*link))
+                    .map(|(_, addr)| addr.addr)
+                    .collect();
                 self.effects.extend(targets.into_iter().map(|addr| Effect::ToSender(addr, bytes.to_vec())));
             }
             Verdict::ToLink(link) => {
-                if let Some(addr) = self.receiver.link_addr(link) {
+                if let Some(addr) = self.receiver.link_addr(link).filter(|_| !self.receiver.seals_data(link))
+                {
                     self.effects.push(Effect::ToSender(addr.addr, bytes.to_vec()));
                 }
             }

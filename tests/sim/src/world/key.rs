@@ -22,7 +22,8 @@ fn gate() -> GateKey {
 }
 
 /// What the sender registers with.
-pub(super) fn sender(now: Instant, started: Instant, entropy: [u8; 32]) -> Sa1Config {
+pub(super) fn sender(now: Instant, started: Instant, entropy: [u8; 32], has_data_macs: bool) -> Sa1Config {
+    let offered = if has_data_macs { DEFAULT_OFFER.with(Flags::DATA_MAC) } else { DEFAULT_OFFER };
     Sa1Config {
         credentials: Credentials {
             key_id: KEY_ID,
@@ -30,9 +31,9 @@ pub(super) fn sender(now: Instant, started: Instant, entropy: [u8; 32]) -> Sa1Co
             gate: gate(),
             listener: LISTENER,
             bind: StreamBind::ANY,
-            required: DEFAULT_OFFER.both(Flags::ACCEPTABLE),
+            required: offered,
         },
-        offered: DEFAULT_OFFER,
+        offered,
         mode: Sa1Mode::Require,
         entropy,
         clock: WallClock { at: now, wall_ms: WALL_MS + now.duration_since(started).as_millis() as u64 },

@@ -60,10 +60,11 @@ impl Setup {
                 let config = SenderConfig { scheduler, ..self.sender_config.clone() };
                 Box::new(BondgateSender::new(now, config, links, seed))
             }
-            SenderKind::BondgateKey(scheduler) => {
+            SenderKind::BondgateKey(scheduler) | SenderKind::BondgateDataMac(scheduler) => {
                 let config = SenderConfig { scheduler, ..self.sender_config.clone() };
                 let entropy = Rng::new(self.seed).fork(500 + incarnation).bytes();
-                let key = key::sender(now, started, entropy);
+                let has_data_macs = matches!(self.sender, SenderKind::BondgateDataMac(_));
+                let key = key::sender(now, started, entropy, has_data_macs);
                 Box::new(BondgateSender::with_key(now, config, links, seed, key))
             }
             SenderKind::BelaboxC => Box::new(BelaboxC::new(now, links, seed)),

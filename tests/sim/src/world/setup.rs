@@ -16,6 +16,8 @@ pub enum SenderKind {
     Bondgate(Scheduler),
     /// The same with a device key, at a receiver that admits nobody else.
     BondgateKey(Scheduler),
+    /// The same with MACs on SRT packets.
+    BondgateDataMac(Scheduler),
     /// The C sender of BELABOX, emulated.
     BelaboxC,
     /// irlserver's Rust sender, emulated.
