@@ -174,7 +174,8 @@ fn bond(args: &SendArgs, account: &Account) -> anyhow::Result<()> {
             silence_at = now + SILENCE_EVERY;
         } else if now >= silence_at {
             silence_at = now + SILENCE_EVERY;
-            tracing::warn!("no answer from {}{}", account.to, silence_means(status.registration));
+            let means = if account.data_mac { NO_DATA_MAC } else { silence_means(status.registration) };
+            tracing::warn!("no answer from {}{means}", account.to);
         }
         if now >= summary_at {
             summary_at = now + SUMMARY_EVERY;
@@ -207,6 +208,10 @@ fn summary(status: &BondStatus) {
         tracing::warn!("DOWNGRADED: registered without the key");
     }
 }
+
+/// The same for a sender that demands MACs on SRT packets.
+const NO_DATA_MAC: &str = ": is it there, does it know this key, and does it accept --data-mac (srtla.data_mac)? What does not \
+                           is met with silence";
 
 /// What may be the matter with a receiver that says nothing.
 fn silence_means(registration: Registration) -> &'static str {
@@ -350,6 +355,8 @@ fn to_json(status: &BondStatus) -> serde_json::Value {
         "downgrades": status.counters.downgrades,
         "refusals": status.counters.refusals,
         "unproven_datagrams": status.counters.dropped_for(SenderDropReason::Unproven),
+        "sealed_datagrams": status.counters.sealed_sent,
+        "trailer_room_datagrams": status.counters.dropped_for(SenderDropReason::TrailerRoom),
         "local_datagrams": status.local_datagrams,
         "links": links,
     })

@@ -273,6 +273,9 @@ impl Receiver {
         if at.is_some_and(|link| self.is_older(link, nonce)) {
             return Verdict::Drop(DropReason::Sa1Old);
         }
+        if claims.accepted.contains(Flags::DATA_MAC) && self.seals.is_retired(nonce) {
+            return Verdict::Drop(DropReason::Sa1Old);
+        }
         if !self.lanes.change(entry.slot, now) {
             return self.refuse(from, RefusalCode::RateLimited, refuse, out);
         }

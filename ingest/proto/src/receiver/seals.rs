@@ -2,14 +2,15 @@
 //!
 //! A table beside the links, so that the record every packet touches stays small. Promises: sized at creation, but for the
 //! keys of SRT packets, 3 KB for each link that has agreed on them, taken when it joins; a trailer is taken once; after new
-//! keys the old ones are good for what was on its way, and no longer.
+//! keys the old ones are good for what was on its way, and no longer; keys of SRT packets that were in use are never in use
+//! again.
 
 use super::DropReason;
 use super::bucket::{Bucket, Rate};
 use bondgate_auth::sa1::data::{DataOpener, DataSealer, SEALED_DATA_LEN_MAX};
 use bondgate_auth::sa1::keys::LinkKeys;
 use bondgate_auth::sa1::trailer::{Opener, SEALED_LEN_MAX, Sealer, TRAILER_LEN, TrailerError};
-use bondgate_auth::sa1::{Flags, Nonce};
+use bondgate_auth::sa1::{COOKIE_AGE_MS_MAX, Flags, Nonce};
 use std::time::{Duration, Instant};
 
 /// How long packets under the keys before are taken.
@@ -69,15 +70,45 @@ impl SealedCopy {
     }
 }
 
+/// How many nonces of joins are remembered one by one.
+const RETIRED_MAX: usize = 1024;
+
+/// Nonces of joins whose keys have sealed SRT packets and do not any more. While its cookie is good such a join could be
+/// repeated, when its link is gone, and the same keys would begin to count anew: with GCM no counter may come twice.
+struct Retired {
+    nonces: Vec<Nonce>,
+    /// All up to here count as retired: what had no room.
+    floor: Nonce,
+}
+
+impl Retired {
+    fn add(&mut self, nonce: Nonce) {
+        if self.nonces.len() >= RETIRED_MAX
+            && let Some(oldest) = (0..self.nonces.len()).min_by_key(|at| self.nonces.get(*at))
+        {
+            self.floor = self.floor.max(self.nonces.swap_remove(oldest));
+        }
+        self.nonces.push(nonce);
+    }
+
+    /// Whether it is one of them. `nonce` is of a join whose cookie is good: when it was issued, time has come so far.
+    fn contains(&mut self, nonce: Nonce) -> bool {
+        self.nonces.retain(|old| old.issued_ms() + COOKIE_AGE_MS_MAX >= nonce.issued_ms());
+        nonce <= self.floor || self.nonces.contains(&nonce)
+    }
+}
+
 /// See the module's comment.
 pub(super) struct Seals {
     slots: Box<[Option<Seal>]>,
+    retired: Retired,
 }
 
 impl Seals {
     /// One place per link slot.
     pub(super) fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| None).collect() }
+        let retired = Retired { nonces: Vec::with_capacity(RETIRED_MAX), floor: Nonce([0; 16]) };
+        Self { slots: (0..slots).map(|_| None).collect(), retired }
     }
 
     /// The seal of a link; stock links have none.
@@ -96,6 +127,9 @@ impl Seals {
     ) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
         let (sealer, opener) = keys.receiver_ends();
+        if let Some(old) = place.as_ref().filter(|old| old.data.is_some()) {
+            self.retired.add(old.nonce);
+        }
         let data = accepted.contains(Flags::DATA_MAC).then(|| Box::new(keys.receiver_data_ends()));
         let before = place.take().filter(|_| keep_old).map(|seal| Before {
             opener: seal.opener,
@@ -108,9 +142,15 @@ impl Seals {
 
     /// The link is gone.
     pub(super) fn clear(&mut self, slot: u32) {
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = None;
+        let gone = self.slots.get_mut(slot as usize).and_then(Option::take);
+        if let Some(gone) = gone.filter(|gone| gone.data.is_some()) {
+            self.retired.add(gone.nonce);
         }
+    }
+
+    /// The keys of a join with this nonce have sealed SRT packets before and must not do so again.
+    pub(super) fn is_retired(&mut self, nonce: Nonce) -> bool {
+        self.retired.contains(nonce)
     }
 
     /// The packet without its trailer.
@@ -192,5 +232,29 @@ impl Seals {
     /// The packet with a trailer of the newest keys, and its length; `None` when these keys are used up.
     pub(super) fn seal(&mut self, slot: u32, packet: &[u8]) -> Option<([u8; SEALED_LEN_MAX], usize)> {
         self.slots.get_mut(slot as usize)?.as_mut()?.sealer.seal(packet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retired_nonces_are_kept_while_their_cookies_are_good() {
+        let nonce = |ms: u64, n: u8| Nonce::issue(ms, &[n; 10]);
+        let mut retired = Retired { nonces: Vec::new(), floor: Nonce([0; 16]) };
+        retired.add(nonce(1000, 1));
+        assert!(retired.contains(nonce(1000, 1)) && !retired.contains(nonce(1000, 2)));
+        assert!(!retired.contains(nonce(31_000, 1)) && retired.contains(nonce(1000, 1)));
+        assert!(
+            !retired.contains(nonce(31_001, 1)) && retired.nonces.is_empty(),
+            "its cookie is too old now"
+        );
+
+        let issued = |at: usize| nonce(40_000 + (at * 7919 % 2000) as u64, 1);
+        (0..2000).for_each(|at| retired.add(issued(at)));
+        assert_eq!(retired.nonces.len(), RETIRED_MAX);
+        assert!((0..2000).all(|at| retired.contains(issued(at))), "what has no room is not forgotten");
+        assert!(!retired.contains(nonce(42_000, 1)));
     }
 }

@@ -231,6 +231,33 @@ fn new_keys_lose_nothing() {
     assert_eq!(send(&mut rig, &mut sealer), Verdict::Forward(group));
 }
 
+/// A join that is repeated when its link is gone would have its keys count from 0 again. With GMAC that gives them away.
+#[test]
+fn a_join_of_a_link_that_is_gone_brings_no_keys_back() {
+    let config = ReceiverConfig { link_timeout: ms(3000), ..ReceiverConfig::default() };
+    for (renewed, flags) in [(false, Flags::DATA_MAC), (true, Flags::DATA_MAC), (false, Flags::NONE)] {
+        let mut rig = Rig::admitting(config.clone(), mixed([rules(1)]));
+        let mut device = Device::new(1, &rig);
+        device.offered = flags;
+        let join = device.ask(&mut rig, link(0), 0);
+        assert_eq!(rig.up(link(0), join.packet()).0, Verdict::Consumed);
+        assert_eq!(rig.up(link(0), join.packet()).0, Verdict::Consumed, "repeated while the link is there");
+        if renewed {
+            rig.advance(ms(1));
+            device.join(&mut rig, link(0), 0);
+        }
+        rig.advance(ms(3500));
+        assert_eq!(rig.group_of(link(0)), None);
+        let verdict = rig.up(link(0), join.packet()).0;
+        let expected =
+            if flags == Flags::NONE { Verdict::Consumed } else { Verdict::Drop(DropReason::Sa1Old) };
+        assert_eq!(verdict, expected, "{flags:?}");
+        rig.advance(ms(1));
+        device.join(&mut rig, link(0), 0);
+        assert!(rig.group_of(link(0)).is_some(), "another one does");
+    }
+}
+
 #[test]
 fn the_policy_may_say_no_and_changes_nothing_that_is() {
     let (mut rig, mut device, group, mut ends) = up(1);
