@@ -221,7 +221,7 @@ impl Pair {
     }
 
     /// A packet of the SRT server, each another one.
-    fn from_server(&mut self, number: u32) {
+    fn server_says(&mut self, number: u32) {
         let mut packet = [0x5A; SERVER_PACKET_LEN];
         packet[..8].copy_from_slice(&[0x80, 0x02, 0, 0, 0, 0, 0, 0]);
         packet[16..20].copy_from_slice(&number.to_be_bytes());
@@ -356,7 +356,7 @@ fn srt_packets_carry_macs_both_ways() {
     for number in 0..3000 {
         pair.step(true);
         if number % 10 == 0 {
-            pair.from_server(number);
+            pair.server_says(number);
         }
     }
     pair.run(50);
@@ -403,7 +403,7 @@ fn return_traffic_without_a_good_trailer_is_ignored() {
     let mut pair = Pair::with(Flags::DATA_MAC, Box::new(|_, _| false));
     pair.run(100);
     pair.stream(20);
-    pair.from_server(1);
+    pair.server_says(1);
     let (_, _, good) = pair.down.iter().rev().find(|(_, _, bytes)| bytes[0] == 0x80).unwrap().clone();
     let (_, _, own) = pair.up.iter().rev().find(|(_, _, bytes)| bytes[0] < 0x80).unwrap().clone();
     let link = pair.links[LINKS - 1];
