@@ -37,7 +37,7 @@ macro_rules! smoke_tests {
     };
 }
 
-smoke_tests!(srtla_wire srt_packet stream_id ticket sa1_hello sa1_join sa1_sender sa1_trailer key_text provision sealed config receiver sender srt_endpoint);
+smoke_tests!(srtla_wire srt_packet stream_id ticket sa1_hello sa1_join sa1_sender sa1_trailer sa1_data key_text provision sealed config receiver sender srt_endpoint);
 
 #[test]
 fn storm_of_two_hundred_thousand() {

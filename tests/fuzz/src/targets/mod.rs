@@ -36,6 +36,7 @@ pub const ALL: &[Target] = &[
     Target { name: "sa1_join", run: sa1::join::run, smoke_iterations: 10_000 },
     Target { name: "sa1_sender", run: sa1::sender::run, smoke_iterations: 10_000 },
     Target { name: "sa1_trailer", run: sa1::trailer::run, smoke_iterations: 10_000 },
+    Target { name: "sa1_data", run: sa1::data::run, smoke_iterations: 10_000 },
     Target { name: "key_text", run: keyring::key_text, smoke_iterations: 10_000 },
     Target { name: "provision", run: keyring::provision, smoke_iterations: 10_000 },
     Target { name: "sealed", run: keyring::sealed, smoke_iterations: 3_000 },

@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let mut counter = 0_u32;
     while let Some(op) = script.op() {
-        let len = [10, 38, 44][usize::from(op >> 4) % 3];
+        let len = [10, 38, 44, 8, 24][usize::from(op >> 3) % 5];
         let packet = packet(len, op);
         match op & 7 {
             0 => counter = script.u32(),
@@ -57,7 +57,7 @@ pub fn run(data: &[u8]) {
 
 fn packet(len: usize, fill: u8) -> Vec<u8> {
     let mut packet = vec![fill; len];
-    packet[..2].copy_from_slice(if len == 44 { &[0x91, 0] } else { &[0x90, 0] });
+    packet[..2].copy_from_slice(if matches!(len, 10 | 38) { &[0x90, 0] } else { &[0x91, 0] });
     packet
 }
 
