@@ -310,12 +310,9 @@ impl StreamPolicy {
         crate::keyring::name::tenant_of(stream).filter(|tenant| self.tenants.contains(*tenant))
     }
 
-    /// Whether a token that let somebody in still would, had it not been used.
-    pub fn token_is_good(&self, id: &TokenId, wall_ms: u64) -> bool {
-        let mut rules = self.tokens.values().flatten().map(|held| &held.rule);
-        rules.any(|rule| {
-            rule.hash.id() == *id && rule.expires_ms.is_none_or(|expires_ms| wall_ms < expires_ms)
-        })
+    /// Whether there is such a token, used up or expired as it may be. Who was let in by one may stay until it is revoked.
+    pub fn knows_token(&self, id: &TokenId) -> bool {
+        self.tokens.values().flatten().any(|held| held.rule.hash.id() == *id)
     }
 
     /// Decides. To be asked once per caller: a token for one caller is spent by a yes.

@@ -74,33 +74,74 @@ pub fn rotation_every_second(scene: &Scene) -> Result<()> {
 
 /// K-04, in forward mode: after the command has returned, how long do packets still reach the SRT server?
 pub fn revocation_at_the_sink(scene: &Scene) -> Result<()> {
-    let arena = Arena::new()?;
-    let uri = bondgate::enroll(scene, "cam", srtla().into())?;
-    let server = SocketAddr::from(([127, 0, 0, 1], 9990));
-    let settings = bondgate::Settings { output: Output::Forward(server), ..Arena::settings(Auth::Required)? };
-    let _run = arena.start(scene, &settings)?;
+    let sink = Sink::new(scene, Auth::Required, "")?;
     let mut latest = Vec::new();
-    for round in 0..3u16 {
-        let name = format!("server-{round}");
-        let listener = media::record_command(&media::uri(server, "mode=listener&latency=300"));
-        let _server = Recorder::start_command(scene, &name, arena.receiver.wrap(&listener))?;
-        let sink = Observer::arriving(&arena.receiver, move |seen| {
-            seen.to.port() == server.port() && seen.payload.first().is_some_and(|byte| byte & 0x80 == 0)
-        })?;
-        let uri = if round == 0 {
-            uri.clone()
-        } else {
-            bondgate::enroll(scene, &format!("cam-{round}"), srtla().into())?
-        };
-        let name = if round == 0 { "cam".to_owned() } else { format!("cam-{round}") };
+    for round in 0..3 {
+        let name = format!("cam-{round}");
+        let uri = bondgate::enroll(scene, &name, srtla().into())?;
         let key = bondgate::key_file(scene, &format!("{name}.key"), &uri)?;
+        latest.push(sink.silent_after(scene, round, Some(&key), "cam1", &["key", "revoke", &name])?);
+    }
+    sink_figure("K-04 sink", &latest)
+}
+
+/// The same for the token of a stock sender.
+pub fn token_revocation_at_the_sink(scene: &Scene) -> Result<()> {
+    let token = token(scene, "cam1")?;
+    let sink = Sink::new(scene, Auth::Mixed("[\"0.0.0.0/0\"]"), "default = \"token\"")?;
+    let id = format!("cam1?token={token}");
+    let last = sink.silent_after(scene, 0, None, &id, &["token", "revoke", &token])?;
+    sink_figure("K-04 token at the sink", &[last])
+}
+
+fn sink_figure(row: &str, latest: &[Duration]) -> Result<()> {
+    figure(row, format_args!("last packet at the SRT server {latest:.0?} after the command had returned"));
+    let worst = latest.iter().max().copied().unwrap_or(Duration::MAX);
+    ensure!(worst <= TAKEN_UP, "{worst:?}");
+    Ok(())
+}
+
+/// bondgate in forward mode.
+struct Sink {
+    arena: Arena,
+    server: SocketAddr,
+    _run: Process,
+}
+
+impl Sink {
+    fn new(scene: &Scene, auth: Auth, streams: &'static str) -> Result<Self> {
+        let arena = Arena::new()?;
+        let server = SocketAddr::from(([127, 0, 0, 1], 9990));
+        let settings =
+            bondgate::Settings { output: Output::Forward(server), streams, ..Arena::settings(auth)? };
+        let run = arena.start(scene, &settings)?;
+        Ok(Self { arena, server, _run: run })
+    }
+
+    /// Streams, revokes, and says how long after that command the last data packet reached the SRT server.
+    fn silent_after(
+        &self,
+        scene: &Scene,
+        round: u16,
+        key: Option<&std::path::Path>,
+        stream_id: &str,
+        revoke: &[&str],
+    ) -> Result<Duration> {
+        let Self { arena, server, .. } = self;
+        let port = server.port();
+        let listener = media::record_command(&media::uri(*server, "mode=listener&latency=300"));
+        let _server =
+            Recorder::start_command(scene, &format!("server-{round}"), arena.receiver.wrap(&listener))?;
+        let sink = Observer::arriving(&arena.receiver, move |seen| {
+            seen.to.port() == port && seen.payload.first().is_some_and(|byte| byte & 0x80 == 0)
+        })?;
         // A port of its own: the kernel takes a moment to free that of a sender that was killed.
         let listen = SocketAddr::from(([127, 0, 0, 1], 9000 + round));
         let mut command = bondgate::send_command(listen, srtla().into(), &[&host(ENCODER).to_string()])?;
-        command.arg("--key-file").arg(key);
-        let _send = Process::spawn(scene, &name, arena.encoder.wrap(&command))?;
+        command.args(key.map(|_| "--key-file")).args(key);
+        let _send = Process::spawn(scene, &format!("send-{round}"), arena.encoder.wrap(&command))?;
         let stream = media::synthetic_ts((RATE_BPS * 6 / 8) as usize / media::MESSAGE_LEN * 7, 5);
-        let publish = media::uri(listen, "streamid=cam1&latency=300");
+        let publish = media::uri(listen, &format!("streamid={stream_id}&latency=300"));
         let _feed = Feed::start_command(
             scene,
             || arena.encoder.wrap(&media::feed_command(&publish)),
@@ -112,21 +153,13 @@ pub fn revocation_at_the_sink(scene: &Scene) -> Result<()> {
             Ok((sink.tally().packets > 300).then_some(()))
         })?;
         let before = sink.tally().packets;
-        bondgate::administer(scene, &["key", "revoke", &name])?;
+        bondgate::administer(scene, revoke)?;
         let returned = Instant::now();
         std::thread::sleep(Duration::from_millis(1500));
         let tally = sink.tally();
-        let last = tally.last.context("nothing came")?;
         ensure!(tally.packets >= before, "the sink has lost count");
-        latest.push(last.saturating_duration_since(returned));
+        Ok(tally.last.context("nothing came")?.saturating_duration_since(returned))
     }
-    figure(
-        "K-04 sink",
-        format_args!("last packet at the SRT server {latest:.0?} after the command had returned"),
-    );
-    let worst = latest.iter().max().copied().unwrap_or(Duration::MAX);
-    ensure!(worst <= TAKEN_UP, "{worst:?}");
-    Ok(())
 }
 
 /// K-04, in relay mode: the one stream ends, the other loses nothing.

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     suite.test("k04::revocation_at_the_sink", live, keys::revocation_at_the_sink);
     suite.test("k04::revocation_leaves_others_alone", live, keys::revocation_leaves_others_alone);
     suite.test("k04::token_revocation", live, keys::token_revocation);
+    suite.test("k04::token_revocation_at_the_sink", live, keys::token_revocation_at_the_sink);
     suite.test("stock::phones_profile_with_token", live, stock::phones_with_token);
     suite.test("stock::phones_profile_without_token", live, stock::phones_without_token);
     suite.test("stock::prefer_into_a_stock_receiver", &[SRT], stock::prefer_into_a_stock_receiver);

@@ -175,7 +175,7 @@ pub enum TokenCommand {
         #[arg(value_name = "ID|TOKEN")]
         what: String,
     },
-    /// Forgets tokens that have expired or were used up
+    /// Forgets tokens that have expired or were used up; what they let in ends
     Prune,
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bondgate_auth::stream::{Grant, TokenId};
 use bondgate_io::socket::{BindOptions, connect_udp};
 use bondgate_io::{Backend, Role, SocketId};
 use bondgate_proto::GroupKey;
@@ -28,6 +29,8 @@ pub struct Forward {
     by_group: HashMap<GroupKey, SocketId>,
     /// Which group a forwarder socket belongs to, by socket slot.
     by_slot: Vec<Option<GroupKey>>,
+    /// The token that let a group publish, if it took one.
+    tokens: HashMap<GroupKey, TokenId>,
     refused_at: Option<Instant>,
     /// When a socket could last not be opened.
     open_failed_at: Option<Instant>,
@@ -44,6 +47,7 @@ impl Forward {
             socket_buffer_bytes,
             by_group: HashMap::with_capacity(sockets_max),
             by_slot: vec![None; sockets_max],
+            tokens: HashMap::with_capacity(sockets_max),
             refused_at: None,
             open_failed_at: None,
             refusals: Refusals::new(notices.clone()),
@@ -86,8 +90,25 @@ impl Forward {
         }
     }
 
+    /// A group may publish, by this grant.
+    pub fn granted(&mut self, group: GroupKey, grant: Grant) {
+        match grant.token {
+            Some(token) => self.tokens.insert(group, token),
+            None => self.tokens.remove(&group),
+        };
+        if let (Some(token), true) = (grant.token, grant.spent) {
+            self.notices.push(Notice::TokenSpent { token });
+        }
+    }
+
+    /// The groups that were let in by a token that there is no more.
+    pub fn without_token(&self, is_known: impl Fn(&TokenId) -> bool) -> Vec<GroupKey> {
+        self.tokens.iter().filter(|(_, token)| !is_known(token)).map(|(group, _)| *group).collect()
+    }
+
     /// Closes the forwarder of a group that is gone.
     pub fn close(&mut self, backend: &mut impl Backend, group: GroupKey) {
+        self.tokens.remove(&group);
         if let Some(socket) = self.by_group.remove(&group) {
             if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
                 *slot = None;

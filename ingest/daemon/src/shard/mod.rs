@@ -336,8 +336,8 @@ impl<B: Backend> Shard<B> {
         });
         let command = match verdict {
             Ok(grant) => {
-                if let (Some(token), true) = (grant.token, grant.spent) {
-                    self.shared.notices.push(Notice::TokenSpent { token });
+                if let Output::Forward(forward) = &mut self.output {
+                    forward.granted(group, grant);
                 }
                 Command::StreamAccepted(group)
             }
@@ -393,9 +393,15 @@ impl<B: Backend> Shard<B> {
         self.receiver.handle_command(now, Command::SetAdmission(admission), &mut self.actions);
         self.apply_actions(now);
         self.is_cutting = false;
-        let wall_ms = self.clocks.now(now).wall_ms;
-        if let Output::Relay(relay) = &mut self.output {
-            relay.recheck(now, |token| self.policy.streams.token_is_good(token, wall_ms));
+        let is_known = |token: &_| self.policy.streams.knows_token(token);
+        match &mut self.output {
+            Output::Relay(relay) => relay.recheck(now, is_known),
+            Output::Forward(forward) => {
+                for group in forward.without_token(is_known) {
+                    self.receiver.handle_command(now, Command::CloseGroup(group), &mut self.actions);
+                    self.apply_actions(now);
+                }
+            }
         }
     }
 

@@ -435,10 +435,10 @@ impl Relay {
         Ok(conn)
     }
 
-    /// Ends the sessions whose token is no longer good.
-    pub fn recheck(&mut self, now: Instant, is_good: impl Fn(&TokenId) -> bool) {
+    /// Ends the sessions that were let in by a token that there is no more.
+    pub fn recheck(&mut self, now: Instant, is_known: impl Fn(&TokenId) -> bool) {
         for (conn, token) in &self.tokens {
-            if !is_good(token) {
+            if !is_known(token) {
                 self.endpoint.close(now, *conn);
             }
         }
