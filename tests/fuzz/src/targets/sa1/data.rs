@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 
 use bondgate_auth::sa1::data::{DataOpener, DataSealer};
-use bondgate_auth::sa1::keys::Standing;
-use bondgate_auth::sa1::receiver::{Joining, Unlimited};
 use bondgate_auth::sa1::trailer::{TRAILER_LEN, TrailerError};
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::super::script::Script;
-use super::{GENUINE, HOME, REFERENCE, addr, at, key, keyring, mac, receiver};
+use super::{joined, mac};
 
 /// Counters behind the highest that are still taken.
 const WINDOW: u64 = 1024;
@@ -61,21 +59,12 @@ pub fn run(data: &[u8]) {
 
 impl World {
     fn new() -> Self {
-        let mut receiver = receiver(true);
-        let keys = keyring(Standing::Active, false);
-        GENUINE.with(|genuine| {
-            let sent = genuine.join.packet();
-            let joining = receiver.m3(sent, addr(HOME), at(60), &keys, &mut Unlimited, |_, _| false);
-            let Ok(Joining::Proven(join)) = joining else { panic!("{joining:?}") };
-            let (wrong_way, open) = join.link_keys().receiver_data_ends();
-            let (group, link, nonce, id) = (&sent[18..34], &sent[34..50], &sent[146..162], &sent[50..54]);
-            let root = key(&mac(&REFERENCE.session, &[b"SA1-L", group, link, nonce, id]));
-            let direction = key(&mac(&root, &[b"c2s"]));
-            let data = mac(&direction, &[b"SA1-D"]);
-            let reference = UnboundKey::new(&AES_128_GCM, &data[..16]).expect("sixteen bytes");
-            let reference = LessSafeKey::new(reference);
-            Self { open, wrong_way, reference, taken: BTreeSet::new(), last: Vec::new() }
-        })
+        let (keys, direction) = joined();
+        let (wrong_way, open) = keys.receiver_data_ends();
+        let data = mac(&direction, &[b"SA1-D"]);
+        let reference = UnboundKey::new(&AES_128_GCM, &data[..16]).expect("sixteen bytes");
+        let reference = LessSafeKey::new(reference);
+        Self { open, wrong_way, reference, taken: BTreeSet::new(), last: Vec::new() }
     }
 
     fn genuine(&mut self, packet: &[u8], counter: u32) {

@@ -12,7 +12,7 @@ pub mod trailer;
 
 use std::sync::LazyLock;
 
-use bondgate_auth::sa1::keys::{CookieKeys, DeviceKey, DeviceKeys, GateKey, GateKeys, Standing};
+use bondgate_auth::sa1::keys::{CookieKeys, DeviceKey, DeviceKeys, GateKey, GateKeys, LinkKeys, Standing};
 use bondgate_auth::sa1::receiver::{Joining, Unlimited, Verifier};
 use bondgate_auth::sa1::replay::SeenFilter;
 use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello, Join};
@@ -180,6 +180,20 @@ impl Input {
 /// Whether a packet's MAC is right.
 fn is_signed(packet: &[u8; PACKET_LEN], label: &[u8], signer: &hmac::Key) -> bool {
     mac(signer, &[label, &packet[..226]]) == packet[226..]
+}
+
+/// The keys of the genuine join's link, and the key of what its sender seals as the specification derives it.
+fn joined() -> (LinkKeys, hmac::Key) {
+    let mut receiver = receiver(true);
+    let keys = keyring(Standing::Active, false);
+    GENUINE.with(|genuine| {
+        let sent = genuine.join.packet();
+        let joining = receiver.m3(sent, addr(HOME), at(60), &keys, &mut Unlimited, |_, _| false);
+        let Ok(Joining::Proven(join)) = joining else { panic!("{joining:?}") };
+        let (group, link, nonce, id) = (&sent[18..34], &sent[34..50], &sent[146..162], &sent[50..54]);
+        let root = key(&mac(&REFERENCE.session, &[b"SA1-L", group, link, nonce, id]));
+        (join.link_keys(), key(&mac(&root, &[b"c2s"])))
+    })
 }
 
 #[cfg(test)]

@@ -3,13 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use bondgate_auth::sa1::keys::Standing;
-use bondgate_auth::sa1::receiver::{Joining, Unlimited};
 use bondgate_auth::sa1::trailer::{Opener, Sealer, TrailerError};
 use ring::hmac;
 
 use super::super::script::Script;
-use super::{GENUINE, HOME, REFERENCE, addr, at, key, keyring, mac, receiver};
+use super::{joined, mac};
 
 struct World {
     open: Opener,
@@ -63,19 +61,10 @@ fn packet(len: usize, fill: u8) -> Vec<u8> {
 
 impl World {
     fn new() -> Self {
-        let mut receiver = receiver(true);
-        let keys = keyring(Standing::Active, false);
-        GENUINE.with(|genuine| {
-            let sent = genuine.join.packet();
-            let joining = receiver.m3(sent, addr(HOME), at(60), &keys, &mut Unlimited, |_, _| false);
-            let Ok(Joining::Proven(join)) = joining else { panic!("{joining:?}") };
-            let (_, open) = join.link_keys().receiver_ends();
-            let (wrong_way, _) = join.link_keys().receiver_ends();
-            let (group, link, nonce, id) = (&sent[18..34], &sent[34..50], &sent[146..162], &sent[50..54]);
-            let root = key(&mac(&REFERENCE.session, &[b"SA1-L", group, link, nonce, id]));
-            let reference = key(&mac(&root, &[b"c2s"]));
-            Self { open, wrong_way, reference, taken: BTreeSet::new(), last: Vec::new() }
-        })
+        let (keys, reference) = joined();
+        let (_, open) = keys.receiver_ends();
+        let (wrong_way, _) = keys.receiver_ends();
+        Self { open, wrong_way, reference, taken: BTreeSet::new(), last: Vec::new() }
     }
 
     fn genuine(&mut self, packet: &[u8], counter: u32) {
