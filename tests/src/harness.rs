@@ -2,14 +2,23 @@
 //!
 //! Promise: what a test needs is looked for before the suite starts; a test that cannot run is announced as
 //! `SKIPPED name: reason` on standard error, appears as `ignored` in the list and in the counts, and is never "ok".
-//! Forcing it with `--ignored` runs it, and then it fails for want of what it needs.
+//! Forcing it with `--ignored` runs it, and then it fails for want of what it needs. A test that fails while the machine itself
+//! stood still is repeated, at most twice, and each repetition is announced as `REPEATED name: reason`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
 use crate::scene::Scene;
+
+/// A thread that asks for a moment's sleep and gets this much more was on a machine that stood still: streams with a latency
+/// of 300 ms lose payloads then, and commands are late, whatever bondgate does.
+const STANDSTILL: Duration = Duration::from_millis(100);
+/// Times a test may run.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// Something a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +98,7 @@ impl Suite {
         let missing: Vec<_> = needs.iter().filter_map(|need| need.missing()).collect();
         let trial_name = name.to_owned();
         let trial = Trial::test(name, move || {
-            let scene = Scene::new(&trial_name).map_err(|error| format!("{error:#}"))?;
-            match catch_unwind(AssertUnwindSafe(|| run(&scene))) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(format!("{error:#}\n{}", scene.transcript()).into()),
-                Err(panic) => {
-                    Err(format!("panicked: {}\n{}", panic_text(&*panic), scene.transcript()).into())
-                }
-            }
+            settle(&trial_name, || watched(|| attempt_once(&trial_name, run))).map_err(Into::into)
         })
         .with_ignored_flag(!missing.is_empty());
         if !missing.is_empty() && !self.arguments.is_filtered_out(&trial) {
@@ -119,10 +121,87 @@ impl Suite {
     }
 }
 
+/// Attempts, each with its result and how long the machine stood still in it, until one counts.
+fn settle(name: &str, mut attempt: impl FnMut() -> (Result<(), String>, Duration)) -> Result<(), String> {
+    for _ in 1..ATTEMPTS_MAX {
+        match attempt() {
+            (Err(failure), standstill) if standstill >= STANDSTILL => {
+                let why = failure.lines().next().unwrap_or_default();
+                eprintln!(
+                    "REPEATED {name}: it failed ({why}), and the machine had stood still for {standstill:.0?}"
+                );
+            }
+            (result, _) => return result,
+        }
+    }
+    attempt().0
+}
+
+fn attempt_once(name: &str, run: fn(&Scene) -> anyhow::Result<()>) -> Result<(), String> {
+    let scene = Scene::new(name).map_err(|error| format!("{error:#}"))?;
+    match catch_unwind(AssertUnwindSafe(|| run(&scene))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{error:#}\n{}", scene.transcript())),
+        Err(panic) => Err(format!("panicked: {}\n{}", panic_text(&*panic), scene.transcript())),
+    }
+}
+
+/// Does `work`, and says by how much a thread that did nothing else was woken too late at worst.
+fn watched<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    const NAP: Duration = Duration::from_millis(5);
+    let (stop, worst_us) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let asleep = Instant::now();
+                std::thread::sleep(NAP);
+                let late = asleep.elapsed().saturating_sub(NAP);
+                worst_us.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        done
+    });
+    (done, Duration::from_micros(worst_us.into_inner()))
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_on_a_machine_that_stood_still_is_repeated() {
+        let settled = |results: &[(bool, u64)]| {
+            let mut results = results.iter();
+            let settled = settle("a test", || {
+                let (passes, ms) = results.next().expect("no attempt after the last");
+                (if *passes { Ok(()) } else { Err("lost".to_owned()) }, Duration::from_millis(*ms))
+            });
+            (settled.is_ok(), results.len())
+        };
+        assert_eq!(settled(&[(true, 500)]), (true, 0));
+        assert_eq!(settled(&[(false, 99), (true, 0)]), (false, 1));
+        assert_eq!(settled(&[(false, 100), (true, 0)]), (true, 0));
+        assert_eq!(settled(&[(false, 100), (false, 99), (true, 0)]), (false, 1));
+        assert_eq!(settled(&[(false, 100), (false, 100), (false, 100), (true, 0)]), (false, 1));
+    }
+
+    #[test]
+    fn a_standstill_is_seen() {
+        let (done, standstill) = watched(|| {
+            std::thread::sleep(Duration::from_millis(30));
+            7
+        });
+        assert_eq!(done, 7);
+        assert!(standstill > Duration::ZERO);
+    }
 }
