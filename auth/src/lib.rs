@@ -8,6 +8,7 @@
 
 pub mod cidr;
 pub mod keyring;
+pub mod prefix;
 pub mod sa1;
 pub mod stream;
 pub mod table;
