@@ -1,0 +1,13 @@
+//! The gate, without its maps: what the XDP program decides and how its maps are laid out.
+//!
+//! Compiled twice from the same source: into the BPF program, and into user space, where the loader fills the maps and the
+//! tests hold the two against each other. Promises: `no_std`, no `unsafe`, no allocation; no frame, however cut or forged,
+//! makes anything here panic.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![expect(clippy::inline_always, reason = "what the BPF program calls has to become one function")]
+
+pub mod abi;
+pub mod bucket;
+pub mod reason;
