@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod geo;
 pub mod keyring;
 pub mod prefix;
 pub mod sa1;
