@@ -13,6 +13,7 @@ pub mod notice;
 pub mod permit;
 pub mod relay;
 pub mod snapshot;
+pub mod steering;
 pub mod stream_id;
 
 use std::io;
