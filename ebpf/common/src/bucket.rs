@@ -5,10 +5,33 @@
 //! ahead than the tolerance. Promises: over any time `t` at most `burst + t / interval` tokens are given, also when several
 //! CPUs take at once; no division; nothing overflows.
 
+#[cfg(target_has_atomic = "64")]
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// How often a token may lose the race against another CPU before the answer is no.
 const ATTEMPTS: u32 = 4;
+
+/// The word that is a bucket. (The BPF target has the instruction, but its compiler does not offer it as `AtomicU64`.)
+pub trait Word {
+    /// What is in it.
+    fn load(&self) -> u64;
+
+    /// Puts `new` into it if `seen` is still what is in it, and says what was.
+    fn compare_exchange(&self, seen: u64, new: u64) -> u64;
+}
+
+#[cfg(target_has_atomic = "64")]
+impl Word for AtomicU64 {
+    fn load(&self) -> u64 {
+        Self::load(self, Ordering::Relaxed)
+    }
+
+    fn compare_exchange(&self, seen: u64, new: u64) -> u64 {
+        match Self::compare_exchange(self, seen, new, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(was) | Err(was) => was,
+        }
+    }
+}
 
 /// A rate and a burst, as the arithmetic wants them. The default, all zeros, is unlimited.
 #[repr(C)]
@@ -36,27 +59,27 @@ impl Rate {
 
 /// The bucket has a token at `now_ns`. Nothing is taken.
 #[inline(always)]
-pub fn has_token(bucket: &AtomicU64, rate: &Rate, now_ns: u64) -> bool {
-    bucket.load(Ordering::Relaxed).saturating_sub(now_ns) <= rate.tolerance_ns
+pub fn has_token(bucket: &impl Word, rate: &Rate, now_ns: u64) -> bool {
+    bucket.load().saturating_sub(now_ns) <= rate.tolerance_ns
 }
 
 /// Takes a token if there is one.
 #[inline(always)]
-pub fn take(bucket: &AtomicU64, rate: &Rate, now_ns: u64) -> bool {
+pub fn take(bucket: &impl Word, rate: &Rate, now_ns: u64) -> bool {
     if rate.interval_ns == 0 {
         return true;
     }
-    let mut full_at = bucket.load(Ordering::Relaxed);
+    let mut full_at = bucket.load();
     for _ in 0..ATTEMPTS {
         let from = if full_at > now_ns { full_at } else { now_ns };
         if from - now_ns > rate.tolerance_ns {
             return false;
         }
-        let next = from.saturating_add(rate.interval_ns);
-        match bucket.compare_exchange(full_at, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return true,
-            Err(seen) => full_at = seen,
+        let seen = bucket.compare_exchange(full_at, from.saturating_add(rate.interval_ns));
+        if seen == full_at {
+            return true;
         }
+        full_at = seen;
     }
     false
 }

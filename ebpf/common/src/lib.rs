@@ -10,4 +10,8 @@
 
 pub mod abi;
 pub mod bucket;
+pub mod gate;
+pub mod packet;
 pub mod reason;
+pub mod siphash;
+pub mod steer;

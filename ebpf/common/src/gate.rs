@@ -1,0 +1,276 @@
+//! The verdict on a frame.
+//!
+//! Checks come in the order of their cost, and none remembers anything about a source that has shown nothing: what a flood of
+//! forged addresses can change is one counter and, where senders without a key are welcome, the one bucket they all share.
+//! Promises: the same frame, maps and time give the same verdict in the kernel and in user space; everything that is not for
+//! a guarded port passes untouched.
+
+use crate::abi::{
+    self, Budget, CHECK_ALLOW, CHECK_BANS, CHECK_GATE_TAG, CHECK_GEO, Config, GEO_ALLOWED, GEO_REFUSED,
+    GEO_UNKNOWN_REFUSED, LinkKey, List, PortKind, STOCK_LISTED, STOCK_NEVER,
+};
+use crate::bucket::{self, Word};
+use crate::packet::{Datagram, Frame, Walk, walk};
+use crate::reason::{Action, Reason};
+use crate::siphash;
+
+/// The maps, as the verdict sees them.
+pub trait Lookups {
+    /// A token bucket.
+    type Bucket: Word;
+
+    /// The configuration in force.
+    fn config(&self) -> Option<&Config>;
+
+    /// `CLOCK_MONOTONIC`, in ns; a few ms late do no harm. Asked only where a bucket or a ban is looked at.
+    fn now_ns(&self) -> u64;
+
+    /// A registered link's bucket of registration packets.
+    fn link(&self, key: &LinkKey) -> Option<&Self::Bucket>;
+
+    /// When the ban of this [`abi::ban_key`] ends, 0 without one.
+    fn ban(&self, key: &[u8; 16]) -> u64;
+
+    /// The value of the longest prefix in the list that holds the address, 0 without one.
+    fn list(&self, list: List, address: &[u8; 16]) -> u64;
+
+    /// A bucket, by [`Budget::bucket`].
+    fn bucket(&self, index: u32) -> Option<&Self::Bucket>;
+}
+
+/// What becomes of a frame, why, and whose it is.
+// Aligned because the verifier takes no crooked word on the stack, and the compiler moves arrays in words.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// The source, with the port it is for: zeros if the verdict came before they were known.
+    pub source: LinkKey,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Verdict {
+    /// Pass or drop.
+    pub const fn action(&self) -> Action {
+        self.reason.action()
+    }
+}
+
+/// Length of REG1 and REG2.
+const REG_LEN: usize = 258;
+/// First byte of all registration packets.
+const REG: u8 = 0x92;
+/// What the gate reads of a registration: packet type, and of the ID what the gate tag covers, and the tag.
+const HEAD_LEN: usize = 2 + TAGGED_LEN + 8;
+const TAGGED_LEN: usize = 64;
+
+const NOBODY: LinkKey = LinkKey { address: [0; 16], port: [0; 2], dest_port: [0; 2] };
+
+/// Decides about a frame that begins with an Ethernet header.
+#[inline(always)]
+pub fn decide(frame: &impl Frame, lookups: &impl Lookups) -> Verdict {
+    let mut verdict = Verdict { source: NOBODY, reason: Reason::Other };
+    verdict.reason = match walk(frame) {
+        Walk::Udp(datagram) => {
+            verdict.source = LinkKey {
+                address: datagram.source,
+                port: datagram.source_port,
+                dest_port: datagram.dest_port,
+            };
+            judge(frame, &datagram, &verdict.source, lookups)
+        }
+        Walk::Other => Reason::Other,
+        Walk::ExtensionHeaders => Reason::ExtensionHeaders,
+        Walk::Malformed => Reason::Malformed,
+    };
+    verdict
+}
+
+#[inline(always)]
+fn judge(frame: &impl Frame, datagram: &Datagram, source: &LinkKey, lookups: &impl Lookups) -> Reason {
+    let Some(config) = lookups.config() else { return Reason::Other };
+    let Some(kind) = config.port_kind(u16::from_be_bytes(datagram.dest_port)) else { return Reason::Other };
+    if datagram.fragment {
+        return Reason::Fragment;
+    }
+    if datagram.ipv6 && abi::is_v4(&source.address) {
+        return Reason::BadSource;
+    }
+    let mut registration = None;
+    if kind == PortKind::Srtla {
+        if let Some(bucket) = lookups.link(source) {
+            return link(frame, datagram, bucket, config, lookups);
+        }
+        registration = read_registration(frame, datagram);
+        if registration.is_none() {
+            return Reason::Unregistered;
+        }
+    }
+    let slot = match admit(&source.address, config, lookups) {
+        Ok(slot) => slot,
+        Err(reason) => return reason,
+    };
+    match registration {
+        None => Reason::Srt,
+        Some(head) if head[2..6] == *b"SLA1" => sa1(&head, &source.address, slot, config, lookups),
+        Some(_) => stock(&source.address, slot, config, lookups),
+    }
+}
+
+/// A registered link may send what it likes, but not any number of registrations.
+#[inline(always)]
+fn link(
+    frame: &impl Frame,
+    datagram: &Datagram,
+    bucket: &impl Word,
+    config: &Config,
+    lookups: &impl Lookups,
+) -> Reason {
+    let rate = config.rate(Budget::Link);
+    let kind = if datagram.payload_len < 2 { None } else { frame.array::<2>(datagram.payload_at) };
+    if kind.is_none_or(|kind| kind[0] != REG)
+        || rate.interval_ns == 0
+        || bucket::take(bucket, rate, lookups.now_ns())
+    {
+        Reason::Link
+    } else {
+        Reason::LinkBudget
+    }
+}
+
+/// What the gate reads of a REG1 or REG2; `None` if it is neither.
+#[inline(always)]
+fn read_registration(frame: &impl Frame, datagram: &Datagram) -> Option<[u8; HEAD_LEN]> {
+    if datagram.payload_len != REG_LEN {
+        return None;
+    }
+    let head: [u8; HEAD_LEN] = frame.array(datagram.payload_at)?;
+    (head[0] == REG && head[1] <= 1).then_some(head)
+}
+
+/// Bans, allowlist and countries. Gives the number of the bucket of the entry in the allowlist, 0 without one.
+#[inline(always)]
+fn admit(address: &[u8; 16], config: &Config, lookups: &impl Lookups) -> Result<u16, Reason> {
+    let mut banned_until = lookups.ban(&abi::ban_key(address));
+    if banned_until == 0 && config.flags & CHECK_BANS != 0 {
+        banned_until = lookups.list(List::Bans, address);
+    }
+    if banned_until != 0 && banned_until > lookups.now_ns() {
+        return Err(Reason::Banned);
+    }
+    let mut slot = 0;
+    if config.flags & CHECK_ALLOW != 0 {
+        let entry = lookups.list(List::Allow, address);
+        if entry == 0 {
+            return Err(Reason::NotAdmitted);
+        }
+        slot = entry as u16;
+    }
+    if config.flags & CHECK_GEO != 0 {
+        let allowed = match lookups.list(List::Geo, address) {
+            GEO_ALLOWED => true,
+            GEO_REFUSED => false,
+            _ => config.flags & GEO_UNKNOWN_REFUSED == 0,
+        };
+        if !allowed {
+            return Err(Reason::Geo);
+        }
+    }
+    Ok(slot)
+}
+
+/// A registration with SA1's magic: the gate tag, then budgets, which nobody without a gate key can spend.
+#[inline(always)]
+fn sa1(
+    head: &[u8; HEAD_LEN],
+    address: &[u8; 16],
+    slot: u16,
+    config: &Config,
+    lookups: &impl Lookups,
+) -> Reason {
+    // In every version the gate's fields are where they are in this one; the message number is not.
+    let expected = if head[1] == 0 { 1 } else { 3 };
+    if head[6] == 1 && head[7] == 1 && head[8] != expected {
+        return Reason::Sa1Message;
+    }
+    if config.flags & CHECK_GATE_TAG != 0 {
+        let epoch = u32::from_be_bytes([head[54], head[55], head[56], head[57]]);
+        let Some(key) = config.gate_keys.iter().find(|key| key.used != 0 && key.epoch == epoch) else {
+            return Reason::Sa1GateEpoch;
+        };
+        let words = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| word(head, 2 + 8 * i));
+        if siphash::hash::<2, 4, 8>(&key.key, words) != word(head, 2 + TAGGED_LEN) {
+            return Reason::Sa1GateTag;
+        }
+    }
+    if !take_hashed(Budget::Sa1Source, &abi::source(address, 24, 56), config, lookups) {
+        return Reason::Sa1SourceBudget;
+    }
+    if slot != 0 && !take(Budget::Prefix, slot, config, lookups) {
+        return Reason::PrefixBudget;
+    }
+    Reason::Sa1
+}
+
+/// A registration without a key.
+#[inline(always)]
+fn stock(address: &[u8; 16], slot: u16, config: &Config, lookups: &impl Lookups) -> Reason {
+    if config.flags & STOCK_NEVER != 0
+        || (config.flags & STOCK_LISTED != 0 && lookups.list(List::StockAllow, address) == 0)
+    {
+        return Reason::StockNotAdmitted;
+    }
+    // The bucket of all is looked at first, so that a flood of forged sources does not touch one bucket after the other; it
+    // is drawn from last, so that one source that is over its own budget does not spend that of all.
+    let total = config.rate(Budget::StockTotal);
+    if total.interval_ns != 0 {
+        let has = lookups
+            .bucket(Budget::StockTotal.bucket(0))
+            .is_some_and(|bucket| bucket::has_token(bucket, total, lookups.now_ns()));
+        if !has {
+            return Reason::StockBudget;
+        }
+    }
+    if !take_hashed(Budget::StockSource, &abi::source(address, 32, 64), config, lookups) {
+        return Reason::StockBudget;
+    }
+    if slot != 0 && !take(Budget::Prefix, slot, config, lookups) {
+        return Reason::PrefixBudget;
+    }
+    if take(Budget::StockTotal, 0, config, lookups) { Reason::Stock } else { Reason::StockBudget }
+}
+
+/// Takes a token from the bucket that a source shares with the few that have the same hash.
+#[inline(always)]
+fn take_hashed(budget: Budget, source: &[u8; 16], config: &Config, lookups: &impl Lookups) -> bool {
+    if config.rate(budget).interval_ns == 0 {
+        return true;
+    }
+    let hash = siphash::hash::<1, 3, 2>(&config.seed, [word(source, 0), word(source, 8)]);
+    take(budget, hash as u16, config, lookups)
+}
+
+/// Takes a token from a bucket. One that is not there gives none.
+#[inline(always)]
+pub fn take(budget: Budget, slot: u16, config: &Config, lookups: &impl Lookups) -> bool {
+    let rate = config.rate(budget);
+    rate.interval_ns == 0
+        || lookups
+            .bucket(budget.bucket(slot))
+            .is_some_and(|bucket| bucket::take(bucket, rate, lookups.now_ns()))
+}
+
+/// The little-endian word at `at`, which is a constant below the length.
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from_le_bytes([
+        bytes[at],
+        bytes[at + 1],
+        bytes[at + 2],
+        bytes[at + 3],
+        bytes[at + 4],
+        bytes[at + 5],
+        bytes[at + 6],
+        bytes[at + 7],
+    ])
+}
