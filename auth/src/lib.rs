@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bans;
 pub mod cidr;
 pub mod geo;
 pub mod keyring;

@@ -1,6 +1,6 @@
 //! The rules in force, and how they reach the shards.
 //!
-//! A [`Policy`] is compiled from the configuration and the keyring, immutable, and published whole: shards look at a
+//! A [`Policy`] is compiled from the configuration, the keyring and the bans, immutable, and published whole: shards look at a
 //! number once per turn and take the new policy when it has changed. Nothing is locked on the packet path, and no shard
 //! ever holds a device's secret.
 
@@ -10,23 +10,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use bondgate_auth::bans::BanSet;
 use bondgate_auth::keyring::Keyring;
+use bondgate_auth::prefix::PrefixSet;
 use bondgate_auth::sa1::ListenerId;
 use bondgate_auth::stream::{Play, StreamPolicy, Strength};
 use bondgate_auth::table::KeyTable;
-use bondgate_proto::receiver::{Admission, AdmitPolicy, Cidr, StockAdmission};
+use bondgate_proto::receiver::{Admission, AdmitPolicy, Limits, Rate, StockAdmission};
 
 use crate::config::{AuthMode, Config, PlayChoice, StrengthChoice};
 
-/// Who may register, publish and play.
-#[derive(Debug)]
+/// Who may register, publish and play. Cheap to clone: what is large is shared.
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// What the SRTLA receiver enforces.
     pub admission: Arc<Admission>,
     /// What stream IDs are held against.
-    pub streams: StreamPolicy,
+    pub streams: Arc<StreamPolicy>,
     /// Networks named for senders without a key.
-    listed: Vec<Cidr>,
+    listed: Arc<PrefixSet<()>>,
 }
 
 impl Policy {
@@ -36,7 +38,7 @@ impl Policy {
     }
 
     /// The rules of a configuration, with the devices and tokens of `keyring` at the time `wall_ms`. One-time tokens that
-    /// `previous` has seen used stay used.
+    /// `previous` has seen used stay used, and its bans stay in force.
     pub fn with_keyring(
         config: &Config,
         keyring: Option<&Keyring>,
@@ -48,30 +50,52 @@ impl Policy {
             |prefix_min: u8| srtla.stock_allow.iter().copied().filter(move |c| c.prefix >= prefix_min);
         let stock = match srtla.auth {
             AuthMode::Required => StockAdmission::Never,
-            AuthMode::Mixed => StockAdmission::Listed(listed(0).collect()),
+            AuthMode::Mixed => StockAdmission::Listed(Arc::new(listed(0).collect())),
             AuthMode::Open => StockAdmission::Anywhere,
         };
-        let streams = stream_policy(config, keyring, previous.map(|policy| &policy.streams));
+        let streams = stream_policy(config, keyring, previous.map(|policy| &*policy.streams));
         let admission = Admission {
             networks: if srtla.allow.is_empty() {
                 AdmitPolicy::Open
             } else {
-                AdmitPolicy::Cidrs(srtla.allow.clone())
+                AdmitPolicy::Listed(Arc::new(srtla.allow.iter().copied().collect()))
             },
             stock,
+            bans: previous.map(|policy| Arc::clone(&policy.admission.bans)).unwrap_or_default(),
+            limits: limits(config),
             listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
             gate: keyring.map(Keyring::gate_keys),
-            keys: keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms)),
+            keys: Arc::new(keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms))),
             tenant_groups_max: config.keys.tenant_groups_max,
             data_mac: srtla.data_mac,
             probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
         };
-        Self { admission: Arc::new(admission), streams, listed: listed(1).collect() }
+        Self {
+            admission: Arc::new(admission),
+            streams: Arc::new(streams),
+            listed: Arc::new(listed(1).collect()),
+        }
+    }
+
+    /// The same rules with other bans.
+    #[must_use]
+    pub fn with_bans(&self, bans: BanSet) -> Self {
+        let admission = Admission { bans: Arc::new(bans), ..Admission::clone(&self.admission) };
+        Self { admission: Arc::new(admission), ..self.clone() }
     }
 
     /// Whether an address is named for senders without a key, and not merely admitted with all others.
     pub fn is_listed(&self, ip: IpAddr) -> bool {
-        self.listed.iter().any(|network| network.contains(ip))
+        self.listed.contains(ip)
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        stock_per_source: Rate { per_s: limits.stock_per_source_per_s, burst: limits.stock_per_source_burst },
+        stock: Rate { per_s: limits.stock_per_s, burst: limits.stock_burst },
+        sa1_per_network: Rate { per_s: limits.sa1_per_network_per_s, burst: limits.sa1_per_network_burst },
     }
 }
 

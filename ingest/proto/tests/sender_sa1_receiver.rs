@@ -68,7 +68,7 @@ fn admission(standing: Option<Standing>) -> Arc<Admission> {
         stock: StockAdmission::Never,
         listener: LISTENER,
         gate: Some(GateKeys::new(GateKey::new(6, &[3; 16]))),
-        keys: KeyTable::new(key),
+        keys: Arc::new(KeyTable::new(key)),
         ..Admission::open()
     })
 }

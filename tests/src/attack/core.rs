@@ -55,7 +55,7 @@ pub fn admission(devices: &[u8], stock: bool) -> Arc<Admission> {
         stock: if stock { StockAdmission::Anywhere } else { StockAdmission::Never },
         listener: LISTENER,
         gate: Some(GateKeys::new(GateKey::new(6, &GATE))),
-        keys: KeyTable::new(devices.iter().map(key)),
+        keys: Arc::new(KeyTable::new(devices.iter().map(key))),
         ..Admission::open()
     })
 }

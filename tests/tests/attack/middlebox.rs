@@ -267,9 +267,9 @@ pub fn mutating(_: &Scene) -> Result<()> {
                     let links: Vec<_> = path.sender.links().map(|link| link.state).collect();
                     let counters = path.core.receiver.counters();
                     bail!(
-                        "seed {seed}, tampering {tampering}: {links:?} {:?} after {waited:?}; {} dropped for penalties, {} strikes",
+                        "seed {seed}, tampering {tampering}: {links:?} {:?} after {waited:?}; {} dropped as banned, {} strikes",
                         path.core.held(),
-                        counters.dropped(DropReason::Penalty),
+                        counters.dropped(DropReason::Banned),
                         counters.strikes
                     );
                 }

@@ -50,6 +50,17 @@ pub static KEYS: &[Key] = &[
     text("streams.token", |c| &mut c.streams.token),
     text("streams.cidr", |c| &mut c.streams.cidr),
     text("streams.play", |c| &mut c.streams.play),
+    number("limits.stock_per_source_per_s", (1, 1_000_000), |c| &mut c.limits.stock_per_source_per_s),
+    number("limits.stock_per_source_burst", (1, 1_000_000), |c| &mut c.limits.stock_per_source_burst),
+    number("limits.stock_per_s", (3, 1_000_000), |c| &mut c.limits.stock_per_s),
+    number("limits.stock_burst", (3, 1_000_000), |c| &mut c.limits.stock_burst),
+    number("limits.sa1_per_network_per_s", (1, 1_000_000), |c| &mut c.limits.sa1_per_network_per_s),
+    number("limits.sa1_per_network_burst", (1, 1_000_000), |c| &mut c.limits.sa1_per_network_burst),
+    text("bans.automatic", |c| &mut c.bans.automatic),
+    number("bans.strikes", (1, 1_000), |c| &mut c.bans.strikes),
+    number("bans.window_s", (1, 86_400), |c| &mut c.bans.window_s),
+    number("bans.first_s", (1, 2_592_000), |c| &mut c.bans.first_s),
+    number("bans.max_s", (1, 2_592_000), |c| &mut c.bans.max_s),
     text("srt.listen", |c| &mut c.srt.listen),
     number("srt.latency_ms", (20, 8_000), |c| &mut c.srt.latency_ms),
     number("srt.connections_max", (1, 65_535), |c| &mut c.srt.connections_max),
@@ -194,7 +205,7 @@ macro_rules! integer_setting {
         }
     )*};
 }
-integer_setting!(u8, u16, u64, usize);
+integer_setting!(u8, u16, u32, u64, usize);
 
 macro_rules! choice_setting {
     ($($type:ty),*) => {$(

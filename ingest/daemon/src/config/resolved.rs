@@ -19,6 +19,8 @@ pub struct Config {
     pub srtla: Srtla,
     pub keys: Keys,
     pub streams: Streams,
+    pub limits: Limits,
+    pub bans: Bans,
     pub srt: Srt,
     pub output: Output,
     pub relay: Relay,
@@ -173,6 +175,38 @@ pub enum PlayChoice {
     Token,
 }
 
+/// `[limits]`: what sources may send of registration before anything is proven, per shard. The gate enforces the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Registration packets per second without a key, per IPv4 address or IPv6 /64.
+    pub stock_per_source_per_s: u32,
+    /// How many of them may come at once after a pause.
+    pub stock_per_source_burst: u32,
+    /// Registration packets per second without a key, from all sources together.
+    pub stock_per_s: u32,
+    /// How many of them may come at once after a pause.
+    pub stock_burst: u32,
+    /// Registration packets per second with a right gate tag, per IPv4 /24 or IPv6 /56.
+    pub sa1_per_network_per_s: u32,
+    /// How many of them may come at once after a pause.
+    pub sa1_per_network_burst: u32,
+}
+
+/// `[bans]`: what becomes of addresses that fail to show a right to be here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bans {
+    /// Addresses are banned for proven failures; bans of the operator are in force in any case.
+    pub automatic: bool,
+    /// Failures within `window_s` that make a ban.
+    pub strikes: u32,
+    /// See `strikes`, in seconds.
+    pub window_s: u64,
+    /// Length of the first ban in seconds; each further one is twice as long.
+    pub first_s: u64,
+    /// No automatic ban is longer than this, in seconds; and as long without a failure makes the next one the first again.
+    pub max_s: u64,
+}
+
 /// `[srt]`: our own SRT endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Srt {
@@ -272,6 +306,25 @@ impl Default for Streams {
             cidr: Vec::new(),
             play: PlayChoice::Open,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stock_per_source_per_s: 32,
+            stock_per_source_burst: 128,
+            stock_per_s: 6000,
+            stock_burst: 6000,
+            sa1_per_network_per_s: 500,
+            sa1_per_network_burst: 2000,
+        }
+    }
+}
+
+impl Default for Bans {
+    fn default() -> Self {
+        Self { automatic: true, strikes: 5, window_s: 60, first_s: 60, max_s: 86_400 }
     }
 }
 

@@ -107,6 +107,17 @@ fn effective_values_read_back_as_themselves() {
         "streams.token=d,e/f",
         "streams.cidr=g",
         "streams.play=token",
+        "limits.stock_per_source_per_s=1",
+        "limits.stock_per_source_burst=2",
+        "limits.stock_per_s=3",
+        "limits.stock_burst=4",
+        "limits.sa1_per_network_per_s=5",
+        "limits.sa1_per_network_burst=6",
+        "bans.automatic=false",
+        "bans.strikes=7",
+        "bans.window_s=8",
+        "bans.first_s=9",
+        "bans.max_s=10",
         "srt.listen=[::1]:2",
         "srt.latency_ms=20",
         "srt.connections_max=7",
@@ -158,7 +169,7 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
         ),
         (
             "[database]\nurl = \"x\"",
-            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, srt, output, relay, forward, admin)",
+            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin)",
         ),
         ("[relay.streams.cam1]", "b.toml:1:8: relay.streams: expected a list of strings, found a table"),
         (
@@ -357,7 +368,7 @@ b.toml:2:14: srt.latency_ms: expected an integer from 20 to 8000, found 5
 b.toml:3:1: srt.lisen: unknown key (did you mean listen?)
 b.toml:5:10: runtime.shards: relay serves from one shard for now (set runtime.shards = 1 or output.mode = \"forward\")
 b.toml:7:10: admin.listen: 0.0.0.0:1 can be reached from outside, and there is no authentication yet (use a loopback address such as \"127.0.0.1:8080\", or \"off\")
-b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, srt, output, relay, forward, admin)"
+b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin)"
     );
 }
 

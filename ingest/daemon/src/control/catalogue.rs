@@ -259,7 +259,7 @@ pub static CATALOGUE: &[Metric] = &[
         "bondgate_registrations_total",
         &["shard", "event"],
         "Registration, by what was done: reg1_answered, ngp_sent and joined for senders without a key; challenged (M2), rechallenged, \
-         confirmed (M4), refused and moved for devices; strike and silenced for addresses that failed too often. What was not \
+         confirmed (M4), refused and moved for devices; strike for failures held against an address. What was not \
          answered is in bondgate_srtla_dropped_datagrams_total.",
         |scrape, out| {
             for shard in &scrape.shards {

@@ -647,7 +647,6 @@ fn fill<B: Backend>(
         ("refused", counters.sa1_refused),
         ("moved", counters.sa1_moved),
         ("strike", counters.strikes),
-        ("silenced", counters.penalties),
     ]);
     slot.groups.clear();
     slot.groups.extend(receiver.snapshot(now).map(|group| {

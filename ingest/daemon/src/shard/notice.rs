@@ -91,7 +91,13 @@ pub enum Notice {
 impl Notice {
     /// True for what an operator should look at.
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::ServerUnreachable { .. } | Self::ForwarderFailed { .. })
+        matches!(
+            self,
+            Self::Srtla(SrtlaNotice::Strike { .. })
+                | Self::Rejected { .. }
+                | Self::ServerUnreachable { .. }
+                | Self::ForwarderFailed { .. }
+        )
     }
 }
 
@@ -143,6 +149,7 @@ fn srtla(notice: SrtlaNotice, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SrtlaNotice::LinkLeft { group, addr, reason, .. } => {
             write!(f, "link left: group={} addr={} reason={reason:?}", group_name(group), addr.addr)
         }
+        SrtlaNotice::Strike { ip } => write!(f, "proven failure: addr={ip}"),
         SrtlaNotice::SessionReplaced { group } => {
             write!(f, "encoder restarted: group={} its old SRT session is closed", group_name(group))
         }

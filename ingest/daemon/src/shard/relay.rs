@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bondgate_proto::GroupKey;
-use bondgate_proto::receiver::Command;
+use bondgate_proto::receiver::{Command, Notice as SrtlaNotice};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, EndpointConfig, Event, IncomingId, RejectReason};
 
 use bondgate_auth::stream::{Grant, TokenId};
@@ -286,6 +286,9 @@ impl Relay {
                 self.endpoint.reject(now, caller.id, RejectReason::from_code(refusal.code));
                 // Our SRT cookie came back: the caller is where its packets say.
                 let proven = refusal.is_guess();
+                if proven && let Peer::Plain(addr) = caller.peer {
+                    self.notices.push(Notice::Srtla(SrtlaNotice::Strike { ip: addr.ip().to_canonical() }));
+                }
                 let of_policy = refusal.is_of_policy();
                 self.refusals.add(caller.peer, &caller.stream_id, refusal);
                 group.filter(|_| of_policy).map(|group| Command::StreamRefused { group, proven })

@@ -3,8 +3,10 @@
 //! [`Admission`] is immutable and shared by all shards; a change of policy is another one, brought by
 //! [`Command::SetAdmission`](super::Command::SetAdmission).
 
+use super::bucket::Rate;
 use super::config::AdmitPolicy;
-use bondgate_auth::cidr::Cidr;
+use bondgate_auth::bans::{Ban, BanSet};
+use bondgate_auth::prefix::PrefixSet;
 use bondgate_auth::sa1::keys::GateKeys;
 use bondgate_auth::sa1::{KeyId, ListenerId, Now, StreamBind};
 use bondgate_auth::table::{DeviceRules, KeyTable};
@@ -15,18 +17,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The policy of one listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Admission {
     /// Who may register at all. A device outside gets a tagged refusal, a stock sender silence.
     pub networks: AdmitPolicy,
     /// Which senders without a key may register.
     pub stock: StockAdmission,
+    /// Who is kept out. Looked at first, and met with silence.
+    pub bans: Arc<BanSet>,
+    /// What sources may send of registration before anything is proven.
+    pub limits: Limits,
     /// Who this receiver is to devices.
     pub listener: ListenerId,
     /// The gate keys; without them the gate tag is not looked at.
     pub gate: Option<GateKeys>,
     /// The devices' keys.
-    pub keys: KeyTable,
+    pub keys: Arc<KeyTable>,
     /// Groups all devices of one tenant may have at once in this shard; 0: as many as they may have one by one.
     pub tenant_groups_max: u16,
     /// Devices that ask for MACs on SRT packets get them. It concerns links that join from now on.
@@ -41,18 +47,62 @@ impl Admission {
         Self {
             networks: AdmitPolicy::Open,
             stock: StockAdmission::Anywhere,
+            bans: Arc::default(),
+            limits: Limits::default(),
             listener: ListenerId([0; 16]),
             gate: None,
-            keys: KeyTable::default(),
+            keys: Arc::default(),
             tenant_groups_max: 0,
             data_mac: true,
             probation: false,
         }
     }
 
-    /// A sender without a key may register from this address.
+    /// The lists name this address for senders without a key. Bans are another question.
     pub fn admits_stock(&self, ip: IpAddr) -> bool {
         self.stock.admits(ip) && self.networks.allows(ip)
+    }
+
+    /// The ban that concerns whoever sends from `ip`, with a key or without.
+    pub fn ban(&self, ip: IpAddr, has_key: bool, wall_ms: u64) -> Option<Ban> {
+        if has_key { self.bans.everyone(ip, wall_ms) } else { self.bans.keyless(ip, wall_ms) }
+    }
+}
+
+/// What sources may send of registration before anything is proven, per shard. The gate enforces the same before a socket
+/// sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// REG1 and REG2 without a key, per source (IPv4 address or IPv6 /64). A phone with 16 modems that restarts sends 33
+    /// packets at once, and a few of them may share a carrier's NAT.
+    pub stock_per_source: Rate,
+    /// REG1 and REG2 without a key from all sources together. A third is kept for joins, so that REG1, which anybody can
+    /// send, does not keep out who already has a ticket.
+    pub stock: Rate,
+    /// REG1 and REG2 with a right gate tag, per network of sources (IPv4 /24 or IPv6 /56).
+    pub sa1_per_network: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stock_per_source: Rate { per_s: 32, burst: 128 },
+            stock: Rate { per_s: 6000, burst: 6000 },
+            sa1_per_network: Rate { per_s: 500, burst: 2000 },
+        }
+    }
+}
+
+impl Limits {
+    /// The part of [`Limits::stock`] that is kept for REG2.
+    pub(super) fn stock_join(&self) -> Rate {
+        Rate { per_s: self.stock.per_s / 3, burst: self.stock.burst / 3 }
+    }
+
+    /// The rest of it.
+    pub(super) fn stock_reg1(&self) -> Rate {
+        let join = self.stock_join();
+        Rate { per_s: self.stock.per_s - join.per_s, burst: self.stock.burst - join.burst }
     }
 }
 
@@ -62,7 +112,7 @@ pub enum StockAdmission {
     /// None: nothing is sent in answer to anything without gate tag and MAC.
     Never,
     /// Those in these networks.
-    Listed(Vec<Cidr>),
+    Listed(Arc<PrefixSet<()>>),
     /// All that [`Admission::networks`] names.
     Anywhere,
 }
@@ -75,7 +125,7 @@ impl StockAdmission {
 
     /// `ip` may, and was named.
     pub fn lists(&self, ip: IpAddr) -> bool {
-        matches!(self, Self::Listed(networks) if networks.iter().any(|network| network.contains(ip)))
+        matches!(self, Self::Listed(networks) if networks.contains(ip))
     }
 }
 

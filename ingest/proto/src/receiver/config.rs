@@ -2,8 +2,9 @@
 
 use super::bucket::Rate;
 use super::lanes::LaneRates;
-use bondgate_auth::cidr::Cidr;
+use bondgate_auth::prefix::PrefixSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most sequence numbers one SRTLA ACK of ours carries (stock receivers: exactly this many).
@@ -118,7 +119,7 @@ pub enum AdmitPolicy {
     /// Everybody.
     Open,
     /// Addresses in any of these networks.
-    Cidrs(Vec<Cidr>),
+    Listed(Arc<PrefixSet<()>>),
 }
 
 impl AdmitPolicy {
@@ -126,7 +127,7 @@ impl AdmitPolicy {
     pub fn allows(&self, ip: IpAddr) -> bool {
         match self {
             Self::Open => true,
-            Self::Cidrs(networks) => networks.iter().any(|network| network.contains(ip)),
+            Self::Listed(networks) => networks.contains(ip),
         }
     }
 }
@@ -139,6 +140,6 @@ mod tests {
     fn an_empty_list_allows_nobody() {
         let ip = "203.0.113.1".parse().unwrap();
         assert!(AdmitPolicy::Open.allows(ip));
-        assert!(!AdmitPolicy::Cidrs(vec![]).allows(ip));
+        assert!(!AdmitPolicy::Listed(Arc::default()).allows(ip));
     }
 }

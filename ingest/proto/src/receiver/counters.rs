@@ -88,8 +88,6 @@ pub struct Counters {
     pub sa1_moved: u64,
     /// Failures held against an address.
     pub strikes: u64,
-    /// Addresses silenced for their failures.
-    pub penalties: u64,
 }
 
 impl Counters {

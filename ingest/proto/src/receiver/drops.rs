@@ -42,8 +42,8 @@ reasons! {
     NotAdmitted = "not_admitted",
     /// Too many registrations without a key, from this source or altogether.
     StockBudget = "stock_budget",
-    /// Registration from an address that failed too often.
-    Penalty = "penalty",
+    /// From an address that is banned.
+    Banned = "banned",
     /// No more NGP answers in the budget.
     NgpBudget = "ngp_budget",
     /// More keepalives than the link's budget.

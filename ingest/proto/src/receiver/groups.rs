@@ -4,6 +4,7 @@
 //! splits a group. A device's group is its key ID and the nonce its sender drew at start. Promise: O(1) lookups, nothing
 //! allocated after creation.
 
+use super::CloseReason;
 use super::bucket::Bucket;
 use super::config::ReceiverConfig;
 use super::session::Session;
@@ -67,8 +68,8 @@ pub(super) enum Stage {
     Probation(Bucket),
     /// Everything.
     Accepted,
-    /// Nothing: it is being closed.
-    Condemned,
+    /// Nothing: it is being closed, for this reason.
+    Condemned(CloseReason),
 }
 
 /// The links that carry one SRT session.
@@ -108,7 +109,7 @@ impl Group {
     }
 
     pub(super) fn is_condemned(&self) -> bool {
-        matches!(self.stage, Stage::Condemned)
+        matches!(self.stage, Stage::Condemned(_))
     }
 }
 

@@ -5,6 +5,7 @@
 //! budget of a core. Promises: O(1), all memory is taken when the receiver or a policy is made; sources share a table of
 //! fixed size under a keyed hash, so that nobody can choose whose bucket to empty.
 
+use super::admission::{Admission, Limits};
 use super::bucket::{Bucket, Rate};
 use super::table::KeyHash;
 use bondgate_auth::sa1::KeyId;
@@ -16,8 +17,8 @@ use std::time::Instant;
 /// Buckets for sources in each table.
 const SOURCES: usize = 4096;
 
-/// The rates of all lanes. Those without "per" are of the whole shard; their sum is the shard's crypto budget, 20,000
-/// MACs per second.
+/// The rates of the lanes that [`Limits`] does not set. Those without "per" are of the whole shard; together with
+/// [`Limits::stock`] they are the shard's crypto budget, 20,000 MACs per second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LaneRates {
     /// MAC1, per key. Sixteen links in a blackout say hello once a second each, and thrice in their first second.
@@ -36,13 +37,6 @@ pub struct LaneRates {
     pub rechallenge: Rate,
     /// Links that join, move or renew their keys, per key; refusal 8 beyond.
     pub changes_per_key: Rate,
-    /// REG1 and REG2 without a key, per source. A phone with 16 modems that restarts sends 33 packets at once, and a few
-    /// of them may share a carrier's NAT.
-    pub stock_per_source: Rate,
-    /// REG1 without a key.
-    pub stock_reg1: Rate,
-    /// REG2 without a key, but with what looks like a ticket.
-    pub stock_join: Rate,
     /// REG2 repeated because no join came.
     pub reg2_repeat: Rate,
 }
@@ -59,9 +53,6 @@ impl Default for LaneRates {
             rechallenge_per_key: rate(10, 20),
             rechallenge: rate(1000, 500),
             changes_per_key: rate(20, 64),
-            stock_per_source: rate(32, 128),
-            stock_reg1: rate(4000, 4000),
-            stock_join: rate(2000, 2000),
             reg2_repeat: rate(20, 64),
         }
     }
@@ -70,6 +61,7 @@ impl Default for LaneRates {
 /// The lanes of one shard.
 pub(super) struct Lanes {
     rates: LaneRates,
+    limits: Limits,
     keys: Vec<KeyLanes>,
     hello: Bucket,
     cookie: Bucket,
@@ -80,6 +72,7 @@ pub(super) struct Lanes {
     reg2_repeat: Bucket,
     joins: Box<[Bucket]>,
     stock: Box<[Bucket]>,
+    sa1_networks: Box<[Bucket]>,
 }
 
 #[derive(Clone, Copy)]
@@ -98,24 +91,32 @@ pub(super) enum Stock {
 }
 
 impl Lanes {
-    pub(super) fn new(rates: LaneRates, keys: &KeyTable, now: Instant) -> Self {
+    pub(super) fn new(rates: LaneRates, admission: &Admission, now: Instant) -> Self {
+        let limits = admission.limits;
         let full = |rate| Bucket::full(rate, now);
         let sources = |rate| vec![full(rate); SOURCES].into_boxed_slice();
         let mut lanes = Self {
             rates,
+            limits,
             keys: Vec::new(),
             hello: full(rates.hello),
             cookie: full(rates.cookie),
             join: full(rates.join),
             rechallenge: full(rates.rechallenge),
-            stock_reg1: full(rates.stock_reg1),
-            stock_join: full(rates.stock_join),
+            stock_reg1: full(limits.stock_reg1()),
+            stock_join: full(limits.stock_join()),
             reg2_repeat: full(rates.reg2_repeat),
             joins: sources(rates.join_per_source),
-            stock: sources(rates.stock_per_source),
+            stock: sources(limits.stock_per_source),
+            sa1_networks: sources(limits.sa1_per_network),
         };
-        lanes.renumber(keys, now);
+        lanes.renumber(&admission.keys, now);
         lanes
+    }
+
+    /// Other limits: what is in the buckets stays, as far as it fits.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Another table of keys: their numbers mean others now, and all begin with full buckets.
@@ -130,7 +131,7 @@ impl Lanes {
     }
 
     /// What SA1 pays from for one datagram.
-    pub(super) fn purse<'a>(&'a mut self, keys: &'a KeyTable, source: u32, now: Instant) -> Purse<'a> {
+    pub(super) fn purse<'a>(&'a mut self, keys: &'a KeyTable, source: Source, now: Instant) -> Purse<'a> {
         Purse { lanes: self, keys, source, now }
     }
 
@@ -142,14 +143,14 @@ impl Lanes {
 
     /// A stock registration from this source.
     pub(super) fn stock_source(&mut self, source: u32, now: Instant) -> bool {
-        take_of(&mut self.stock, source, self.rates.stock_per_source, now)
+        take_of(&mut self.stock, source, self.limits.stock_per_source, now)
     }
 
     /// A stock registration, from whomever.
     pub(super) fn stock(&mut self, kind: Stock, now: Instant) -> bool {
         match kind {
-            Stock::Reg1 => self.stock_reg1.take(self.rates.stock_reg1, now),
-            Stock::Join => self.stock_join.take(self.rates.stock_join, now),
+            Stock::Reg1 => self.stock_reg1.take(self.limits.stock_reg1(), now),
+            Stock::Join => self.stock_join.take(self.limits.stock_join(), now),
             Stock::Repeat => self.reg2_repeat.take(self.rates.reg2_repeat, now),
         }
     }
@@ -160,12 +161,13 @@ fn take_of(buckets: &mut [Bucket], source: u32, rate: Rate, now: Instant) -> boo
     buckets.get_mut(place).is_some_and(|bucket| bucket.take(rate, now))
 }
 
-/// The lanes as SA1's verification sees them. The narrow bucket is paid before the wide one, so that one key or source
-/// alone cannot empty what all share.
+/// The lanes as SA1's verification sees them. The network pays first, so that those beside a device cannot empty its key's
+/// bucket from one place; then the narrow bucket before the wide one, so that one key or source alone cannot empty what
+/// all share.
 pub(super) struct Purse<'a> {
     lanes: &'a mut Lanes,
     keys: &'a KeyTable,
-    source: u32,
+    source: Source,
     now: Instant,
 }
 
@@ -173,6 +175,12 @@ impl Budget for Purse<'_> {
     fn take(&mut self, lane: Lane, _from: SocketAddr, key_id: KeyId) -> bool {
         let Self { lanes, keys, source, now } = self;
         let (rates, now) = (&lanes.rates, *now);
+        // What has the gate tag is either a hello or a join, whose cookie is looked at first.
+        if matches!(lane, Lane::Hello | Lane::Cookie)
+            && !take_of(&mut lanes.sa1_networks, source.network, lanes.limits.sa1_per_network, now)
+        {
+            return false;
+        }
         let key = keys.entry(&key_id).and_then(|entry| lanes.keys.get_mut(entry.slot as usize));
         match lane {
             Lane::Hello => {
@@ -181,7 +189,7 @@ impl Budget for Purse<'_> {
             }
             Lane::Cookie => lanes.cookie.take(rates.cookie, now),
             Lane::Join => {
-                take_of(&mut lanes.joins, *source, rates.join_per_source, now)
+                take_of(&mut lanes.joins, source.host, rates.join_per_source, now)
                     && lanes.join.take(rates.join, now)
             }
             Lane::Rechallenge => {
@@ -204,6 +212,31 @@ pub(super) fn source_prefix(ip: IpAddr) -> [u8; 16] {
     }
 }
 
+/// What counts as one network of sources: an IPv4 /24 or an IPv6 /56.
+fn network_prefix(ip: IpAddr) -> [u8; 16] {
+    let mut prefix = source_prefix(ip);
+    match ip.to_canonical() {
+        IpAddr::V4(_) => prefix[15] = 0,
+        IpAddr::V6(_) => prefix[7] = 0,
+    }
+    prefix
+}
+
+/// Where a datagram came from, as keyed hashes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    /// Of [`source_prefix`].
+    pub host: u32,
+    /// Of the network around it.
+    pub network: u32,
+}
+
+impl Source {
+    pub(super) fn of(hasher: &KeyHash, ip: IpAddr) -> Self {
+        Self { host: source_hash(hasher, ip), network: hasher.of(&network_prefix(ip)) }
+    }
+}
+
 /// The keyed hash of a source.
 pub(super) fn source_hash(hasher: &KeyHash, ip: IpAddr) -> u32 {
     hasher.of(&source_prefix(ip))
@@ -222,13 +255,19 @@ mod tests {
         let same = |a, b| source_prefix(ip(a)) == source_prefix(ip(b));
         assert!(same("192.0.2.1", "::ffff:192.0.2.1") && !same("192.0.2.1", "192.0.2.2"));
         assert!(same("2001:db8::1", "2001:db8::ffff:1") && !same("2001:db8::1", "2001:db8:0:1::1"));
+        let same = |a, b| network_prefix(ip(a)) == network_prefix(ip(b));
+        assert!(same("192.0.2.1", "::ffff:192.0.2.254") && !same("192.0.2.1", "192.0.3.1"));
+        assert!(same("2001:db8::1", "2001:db8:0:ff::1") && !same("2001:db8::1", "2001:db8:0:100::1"));
     }
 
     #[test]
     fn the_crypto_budget_is_20_000_per_second() {
-        let rates = LaneRates::default();
-        let lanes =
-            [rates.hello, rates.cookie, rates.join, rates.rechallenge, rates.stock_reg1, rates.stock_join];
+        let (rates, stock) = (LaneRates::default(), Limits::default());
+        assert_eq!(
+            (stock.stock_reg1(), stock.stock_join()),
+            (Rate { per_s: 4000, burst: 4000 }, Rate { per_s: 2000, burst: 2000 })
+        );
+        let lanes = [rates.hello, rates.cookie, rates.join, rates.rechallenge, stock.stock];
         assert_eq!(lanes.iter().map(|rate| rate.per_s).sum::<u32>(), 20_000);
     }
 
@@ -237,13 +276,16 @@ mod tests {
     fn lanes_are_apart() {
         let now = Instant::now();
         let keys = KeyTable::default();
-        let mut lanes = Lanes::new(LaneRates::default(), &keys, now);
+        let mut lanes = Lanes::new(LaneRates::default(), &Admission::open(), now);
         let from = SocketAddr::from(([192, 0, 2, 1], 5000));
-        let take = |lanes: &mut Lanes, lane, source| lanes.purse(&keys, source, now).take(lane, from, [0; 8]);
+        let take = |lanes: &mut Lanes, lane, host| {
+            lanes.purse(&keys, Source { host, network: host }, now).take(lane, from, [0; 8])
+        };
         let all =
             |lanes: &mut Lanes, lane, source| (0..100_000).filter(|_| take(lanes, lane, source)).count();
         assert_eq!(all(&mut lanes, Lane::Hello, 1), 0, "no key, no bucket");
-        assert_eq!(all(&mut lanes, Lane::Cookie, 1), 2000);
+        assert_eq!(all(&mut lanes, Lane::Cookie, 1), 0, "the network's bucket is empty");
+        assert_eq!(all(&mut lanes, Lane::Cookie, 2), 2000);
         assert_eq!(all(&mut lanes, Lane::Join, 1), 200);
         assert_eq!(all(&mut lanes, Lane::Join, 2), 200);
         assert_eq!((0..1000).filter(|_| lanes.stock_source(7, now)).count(), 128);

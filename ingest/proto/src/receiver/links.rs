@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub proven: bool,
     /// SRT packets carry trailers, both ways.
     pub data_mac: bool,
+    /// Its address is banned: it is about to be removed, and nothing comes or goes here any more.
+    pub is_banned: bool,
     /// Bytes an unproven link may still be sent, earned by the bytes it sent. A ticket can be shown from a forged address,
     /// so no such link is ever sent more than came from it.
     pub credit_bytes: i32,
@@ -73,7 +75,7 @@ impl Link {
 
     /// The link was heard recently enough to get return traffic.
     pub(super) fn is_live(&self, now: Instant, link_live: Duration) -> bool {
-        now.saturating_duration_since(self.heard_at) <= link_live
+        !self.is_banned && now.saturating_duration_since(self.heard_at) <= link_live
     }
 
     /// Books `bytes` of an answer to be sent; `false` when they were not earned.
@@ -123,6 +125,8 @@ pub(super) struct Links {
     pub timeout: Deadlines,
     pub ack_flush: Deadlines,
     pub reg3: Deadlines,
+    /// Links to be removed as soon as there is room for the actions.
+    pub condemned: Deadlines,
 }
 
 impl Links {
@@ -136,6 +140,7 @@ impl Links {
             timeout: Deadlines::new(config.link_timeout + TIMEOUT_GRAIN, slots),
             ack_flush: Deadlines::new(config.ack_flush, slots),
             reg3: Deadlines::new(config.reg3_repeat, slots),
+            condemned: Deadlines::new(Duration::ZERO, slots),
         }
     }
 
@@ -171,7 +176,8 @@ impl Links {
         (slot as usize % self.per_group) as u8
     }
 
-    fn range(&self, group: u32) -> std::ops::Range<usize> {
+    /// The slots of a group.
+    pub(super) fn range(&self, group: u32) -> std::ops::Range<usize> {
         let start = group as usize * self.per_group;
         start..start + self.per_group
     }
@@ -233,6 +239,7 @@ impl Links {
             reg3_repeats: 0,
             proven: link.proven,
             data_mac: false,
+            is_banned: false,
             credit_bytes: link.credit_bytes,
             keepalives: link.keepalives,
             unacked: [Seq::default(); ACK_EVERY_MAX as usize],
@@ -252,12 +259,23 @@ impl Links {
         self.timeout.disarm(slot);
         self.ack_flush.disarm(slot);
         self.reg3.disarm(slot);
+        self.condemned.disarm(slot);
         let place = self.slots.get_mut(slot as usize)?;
         let link = place.link.take()?;
         place.generation = place.generation.wrapping_add(1);
         place.fan_out = false;
         self.index.remove(link.hash, slot);
         Some(link)
+    }
+
+    /// The link's address is banned: from now on nothing goes there, and it is to be removed.
+    pub(super) fn ban(&mut self, slot: u32, now: Instant) {
+        let Some(link) = self.get_mut(slot) else { return };
+        link.is_banned = true;
+        link.clear_unacked();
+        self.ack_flush.disarm(slot);
+        self.reg3.disarm(slot);
+        self.condemned.arm(slot, now);
     }
 
     /// Something came from the link, which earns it as many bytes.

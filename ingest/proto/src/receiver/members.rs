@@ -118,13 +118,13 @@ impl Receiver {
         match reason {
             LeaveReason::Timeout => self.counters.links_timed_out += 1,
             LeaveReason::Evicted => self.counters.links_evicted += 1,
-            LeaveReason::Moved | LeaveReason::GroupClosed => {}
+            LeaveReason::Moved | LeaveReason::GroupClosed | LeaveReason::Banned => {}
         }
         // The newest source is gone: the link that carried SRT most recently takes its place.
         let successor = self
             .links
             .of_group(group_slot)
-            .filter(|(_, link)| link.probation.is_none() && link.srt_at.is_some())
+            .filter(|(_, link)| link.probation.is_none() && link.srt_at.is_some() && !link.is_banned)
             .max_by_key(|(_, link)| link.srt_at)
             .map(|(slot, _)| slot);
         if let Some(group) = self.groups.get_mut(group_slot) {
@@ -141,7 +141,7 @@ impl Receiver {
     }
 
     /// Starts the linger time of a group that has lost its last link.
-    fn linger(&mut self, now: Instant, slot: u32) {
+    pub(super) fn linger(&mut self, now: Instant, slot: u32) {
         if let Some(group) = self.groups.get(slot).filter(|group| group.links == 0) {
             let class =
                 if group.carried_data { &mut self.groups.linger } else { &mut self.groups.ghost_linger };

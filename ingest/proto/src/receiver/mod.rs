@@ -35,7 +35,6 @@ mod lanes;
 mod links;
 mod members;
 mod orders;
-mod penalty;
 mod pending;
 mod registration;
 mod sa1;
@@ -47,8 +46,10 @@ mod timers;
 mod uplink;
 
 pub use actions::{Action, Actions};
-pub use admission::{Admission, Clock, GroupProof, Secrets, StockAdmission};
+pub use admission::{Admission, Clock, GroupProof, Limits, Secrets, StockAdmission};
+pub use bondgate_auth::bans::{Ban, BanSet, Scope};
 pub use bondgate_auth::cidr::Cidr;
+pub use bondgate_auth::prefix::PrefixSet;
 pub use bucket::Rate;
 pub use config::{ACK_EVERY_MAX, AdmitPolicy, LINKS_PER_GROUP_LIMIT, ReceiverConfig};
 pub use counters::{Counters, Dropped};
@@ -66,7 +67,6 @@ use foreign::Foreign;
 use groups::Groups;
 use lanes::Lanes;
 use links::Links;
-use penalty::Penalties;
 use pending::Pending;
 use sa1::Sa1;
 use seals::Seals;
@@ -103,7 +103,7 @@ pub enum Command {
     /// Open no more groups. Links may still join the existing ones.
     Drain,
     /// This policy from now on. Groups it does not admit any more are closed: those of keys that are gone, and those of
-    /// stock senders at addresses that are not named any more.
+    /// stock senders at addresses that are not named any more. Links at banned addresses are removed.
     SetAdmission(Arc<Admission>),
     /// The clocks were read again.
     SetClock(Clock),
@@ -161,6 +161,11 @@ pub enum Notice {
         /// The group.
         group: GroupKey,
     },
+    /// Somebody who receives what is sent to this address failed to show a right to be here.
+    Strike {
+        /// The address.
+        ip: IpAddr,
+    },
 }
 
 /// Why a group was closed.
@@ -176,8 +181,8 @@ pub enum CloseReason {
     Command,
     /// The policy does not admit it any more.
     Revoked,
-    /// Its address was refused too often.
-    Penalty,
+    /// Its address is banned.
+    Banned,
 }
 
 /// Why a link was removed.
@@ -191,6 +196,8 @@ pub enum LeaveReason {
     Moved,
     /// Its group was closed.
     GroupClosed,
+    /// Its address is banned.
+    Banned,
 }
 
 /// See the module's comment.
@@ -202,7 +209,6 @@ pub struct Receiver {
     sa1: Sa1,
     seals: Seals,
     lanes: Lanes,
-    penalties: Penalties,
     hash: KeyHash,
     epoch: u32,
     draining: bool,
@@ -236,8 +242,7 @@ impl Receiver {
             ngp: None,
             sa1: Sa1::new(&admission, &secrets, clock.boot_ms, config.shard),
             seals: Seals::new(config.groups_max * config.links_per_group_max),
-            lanes: Lanes::new(config.lanes, &admission.keys, clock.at),
-            penalties: Penalties::new(),
+            lanes: Lanes::new(config.lanes, &admission, clock.at),
             tickets: secrets.tickets,
             admission: Arc::new(Current(admission)),
             clock,
@@ -297,7 +302,7 @@ impl Receiver {
 
     /// Does what is due at `now`. When `out` has no room, the rest stays due.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
-        self.close_condemned(now, out);
+        self.end_condemned(now, out);
         self.flush_acks(now, out);
         self.repeat_reg3(now, out);
         self.repeat_reg2(now, out);
@@ -316,6 +321,7 @@ impl Receiver {
             self.pending.repeat.next(),
             self.pending.idle.next(),
             self.groups.condemned.next(),
+            self.links.condemned.next(),
             self.groups.linger.next(),
             self.groups.ghost_linger.next(),
             self.foreign.idle.next(),

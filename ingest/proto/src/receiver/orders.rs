@@ -1,13 +1,14 @@
 //! What the control plane orders: another policy, and what it thinks of a group's stream.
 //!
-//! Promise: a group the policy does not admit any more passes nothing on from the moment the order is taken, even when
-//! there is no room yet to say that it is closed.
+//! Promise: a group the policy does not admit any more, and a link at an address that is banned, pass nothing on from the
+//! moment the order is taken, even when there is no room yet to say that they end.
 
 use super::admission::Current;
 use super::bucket::Bucket;
 use super::groups::{Group, Stage};
-use super::{Actions, Admission, CloseReason, Receiver};
+use super::{Action, Actions, Admission, CloseReason, LeaveReason, Notice, Receiver};
 use crate::GroupKey;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,10 @@ impl Receiver {
     /// Puts a policy in force and ends what it does not admit.
     pub(super) fn set_admission(&mut self, now: Instant, admission: Arc<Admission>, out: &mut Actions) {
         self.sa1.set(&admission, self.clock.now(now).boot_ms);
-        self.lanes.renumber(&admission.keys, now);
+        self.lanes.set_limits(admission.limits);
+        if !Arc::ptr_eq(&self.admission.keys, &admission.keys) {
+            self.lanes.renumber(&admission.keys, now);
+        }
         self.admission = Arc::new(Current(admission));
         for slot in 0..self.groups.slots() {
             let Some(group) = self.groups.get(slot) else { continue };
@@ -24,14 +28,58 @@ impl Receiver {
             if let Some(device) = device {
                 self.groups.rename_device(slot, device);
             }
-            if self.groups.get(slot).is_some_and(|group| !self.is_admitted(slot, group)) {
+            let end = self.groups.get(slot).and_then(|group| {
+                if !self.is_admitted(slot, group) {
+                    return Some(CloseReason::Revoked);
+                }
+                self.is_shut_out(now, slot, group).then_some(CloseReason::Banned)
+            });
+            if let Some(reason) = end {
                 if let Some(group) = self.groups.get_mut(slot) {
-                    group.stage = Stage::Condemned;
+                    group.stage = Stage::Condemned(reason);
                 }
                 self.groups.condemned.arm(slot, now);
+            } else {
+                self.ban_links(now, slot);
             }
         }
-        self.close_condemned(now, out);
+        self.end_condemned(now, out);
+    }
+
+    /// Nothing may come from this address now, whether a key comes with it or not.
+    pub(super) fn is_banned(&self, now: Instant, ip: IpAddr, has_key: bool) -> bool {
+        !self.admission.bans.is_empty()
+            && self.admission.ban(ip, has_key, self.clock.now(now).wall_ms).is_some()
+    }
+
+    /// No address is left from which the group may be fed. A ban on those who show no key spares what was accepted: it is
+    /// about the next attempt of somebody at an address that others share.
+    fn is_shut_out(&self, now: Instant, slot: u32, group: &Group) -> bool {
+        if self.admission.bans.is_empty() {
+            return false;
+        }
+        let on_probation = group.device().is_none() && matches!(group.stage, Stage::Probation(_));
+        let is_banned = |ip| self.is_banned(now, ip, !on_probation);
+        let mut links = self.links.of_group(slot).peekable();
+        if links.peek().is_none() {
+            is_banned(group.addr)
+        } else {
+            links.all(|(_, link)| is_banned(link.addr.ip()))
+        }
+    }
+
+    /// Silences the links of a group whose addresses are banned.
+    fn ban_links(&mut self, now: Instant, slot: u32) {
+        if self.admission.bans.is_empty() {
+            return;
+        }
+        for link in self.links.range(slot) {
+            let link = link as u32;
+            let addr = self.links.get(link).filter(|link| !link.is_banned).map(|link| link.addr);
+            if addr.is_some_and(|addr| self.is_banned(now, addr.ip(), true)) {
+                self.links.ban(link, now);
+            }
+        }
     }
 
     fn is_admitted(&self, slot: u32, group: &Group) -> bool {
@@ -46,12 +94,21 @@ impl Receiver {
         }
     }
 
-    /// Closes what is condemned, as far as there is room.
-    pub(super) fn close_condemned(&mut self, now: Instant, out: &mut Actions) {
+    /// Ends what is condemned, as far as there is room.
+    pub(super) fn end_condemned(&mut self, now: Instant, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.groups.condemned.pop_due(now)
         {
-            self.close_group(slot, CloseReason::Revoked, out);
+            let stage = self.groups.get(slot).map(|group| group.stage);
+            let reason =
+                if let Some(Stage::Condemned(reason)) = stage { reason } else { CloseReason::Revoked };
+            self.close_group(slot, reason, out);
+        }
+        while self.has_room(out)
+            && let Some(slot) = self.links.condemned.pop_due(now)
+        {
+            self.remove_link(slot, LeaveReason::Banned, out);
+            self.linger(now, self.links.group_of(slot));
         }
     }
 
@@ -76,10 +133,9 @@ impl Receiver {
             group.stage = full;
             self.groups.is_ghost(slot, now);
         }
-        if let Some(ip) = culprit
-            && self.strike(now, ip)
-        {
-            self.close_group(slot, CloseReason::Penalty, out);
+        if let Some(ip) = culprit {
+            self.counters.strikes += 1;
+            out.push(Action::Notice(Notice::Strike { ip }));
         }
     }
 }

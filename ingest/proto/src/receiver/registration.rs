@@ -27,10 +27,14 @@ impl Receiver {
         let Some(id) = packet.group_id().copied().map(GroupId) else {
             return Verdict::Drop(DropReason::BadLength);
         };
-        if id.0.starts_with(&MAGIC) {
+        let ip = from.0.ip();
+        let is_sa1 = id.0.starts_with(&MAGIC);
+        if self.is_banned(now, ip, is_sa1) {
+            return Verdict::Drop(DropReason::Banned);
+        }
+        if is_sa1 {
             return self.sa1(now, from, packet, out);
         }
-        let ip = from.0.ip();
         if !self.admission.admits_stock(ip) {
             return Verdict::Drop(DropReason::NotAdmitted);
         }
@@ -44,9 +48,6 @@ impl Receiver {
         let owner = self.owner_of(id.sender_half());
         if owner == self.config.shard {
             let source = source_hash(&self.hash, ip);
-            if self.penalties.is_silenced(now, ip, source) {
-                return Verdict::Drop(DropReason::Penalty);
-            }
             if !self.lanes.stock_source(source, now) {
                 return Verdict::Drop(DropReason::StockBudget);
             }
@@ -269,7 +270,9 @@ impl Receiver {
         while self.has_room(out)
             && let Some((addr, sender_half)) = self.pending.pop_due(now)
         {
-            if self.admission.admits_stock(addr.ip()) && self.lanes.stock(Stock::Repeat, now) {
+            let ip = addr.ip();
+            let is_welcome = self.admission.admits_stock(ip) && !self.is_banned(now, ip, false);
+            if is_welcome && self.lanes.stock(Stock::Repeat, now) {
                 reply_reg2(addr, &self.full_id(&sender_half), out);
                 self.counters.reg2_repeated += 1;
             }

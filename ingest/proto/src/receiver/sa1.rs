@@ -7,7 +7,7 @@
 
 use super::admission::Admission;
 use super::groups::{DeviceGroup, Group, Identity};
-use super::lanes::source_hash;
+use super::lanes::Source;
 use super::members::Joining as How;
 use super::uplink::reply;
 use super::{Actions, CloseReason, DropReason, LeaveReason, Receiver, Secrets, Verdict};
@@ -111,8 +111,7 @@ impl Receiver {
         if !self.has_room(out) {
             return Verdict::Drop(DropReason::ActionsFull);
         }
-        let ip = from.0.ip();
-        let source = source_hash(&self.hash, ip);
+        let source = Source::of(&self.hash, from.0.ip());
         if packet.kind() == PacketType::Reg1 {
             self.m1(now, from.0, source, packet.bytes(), out)
         } else {
@@ -126,11 +125,18 @@ impl Receiver {
         (SipHasher13::new().hash(&key_id) % u64::from(self.config.shards)) as u8
     }
 
-    fn m1(&mut self, now: Instant, from: LinkAddr, source: u32, bytes: &[u8], out: &mut Actions) -> Verdict {
+    fn m1(
+        &mut self,
+        now: Instant,
+        from: LinkAddr,
+        source: Source,
+        bytes: &[u8],
+        out: &mut Actions,
+    ) -> Verdict {
         let admission = Arc::clone(&self.admission);
         let clock = self.clock.now(now);
         let mut purse = self.lanes.purse(&admission.keys, source, now);
-        match self.sa1.verifier.m1(bytes, from.addr, clock, &admission.keys, &mut purse) {
+        match self.sa1.verifier.m1(bytes, from.addr, clock, &*admission.keys, &mut purse) {
             Ok(hello) => self.challenge(now, from, &admission, &hello, out),
             Err(rejected) => self.rejected(from, &rejected, out),
         }
@@ -174,7 +180,7 @@ impl Receiver {
         &mut self,
         now: Instant,
         (from, hash): (LinkAddr, u32),
-        source: u32,
+        source: Source,
         bytes: &[u8],
         out: &mut Actions,
     ) -> Verdict {
@@ -184,7 +190,7 @@ impl Receiver {
         let mut asked = None;
         let (groups, hasher) = (&self.groups, &self.hash);
         let found =
-            self.sa1.verifier.m3(bytes, from.addr, clock, &admission.keys, &mut purse, |key_id, group| {
+            self.sa1.verifier.m3(bytes, from.addr, clock, &*admission.keys, &mut purse, |key_id, group| {
                 asked = Some(key_id);
                 let slot = groups.find_device(hasher, key_id, group);
                 slot.and_then(|slot| groups.get(slot)).is_some_and(|group| group.links > 0)
@@ -466,14 +472,6 @@ impl Receiver {
         reply(from, &tagged(Refusal::new(code, retry_after_s(code))), out);
         self.counters.sa1_refused += 1;
         Verdict::Drop(code.into())
-    }
-
-    /// Holds a failure against an address that was proven.
-    pub(super) fn strike(&mut self, now: Instant, ip: IpAddr) -> bool {
-        let silenced = self.penalties.strike(now, ip, source_hash(&self.hash, ip));
-        self.counters.strikes += 1;
-        self.counters.penalties += u64::from(silenced);
-        silenced
     }
 }
 

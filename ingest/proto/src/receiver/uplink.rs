@@ -38,8 +38,13 @@ impl Receiver {
         };
         // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
         // device's link is kept alive by what it alone can send.
-        let (proven, data_mac) =
-            self.links.get(link).map_or((false, false), |link| (link.proven, link.data_mac));
+        let (proven, data_mac, banned) = self
+            .links
+            .get(link)
+            .map_or((false, false, false), |link| (link.proven, link.data_mac, link.is_banned));
+        if banned {
+            return Verdict::Drop(DropReason::Banned);
+        }
         if !proven {
             self.links.heard(link, now, bytes.len());
         }
@@ -98,7 +103,8 @@ impl Receiver {
         data: &Data<'_>,
         out: &mut Actions,
     ) -> Option<u32> {
-        if !self.config.roaming || !self.admission.admits_stock(from.0.ip()) {
+        let ip = from.0.ip();
+        if !self.config.roaming || !self.admission.admits_stock(ip) || self.is_banned(now, ip, false) {
             return None;
         }
         let group = self.groups.find_server(&self.hash, data.dest_socket_id())?;
@@ -133,7 +139,7 @@ impl Receiver {
         match group.stage {
             Stage::Accepted => {}
             Stage::Probation(_) => return Verdict::Drop(DropReason::Probation),
-            Stage::Condemned => return Verdict::Drop(DropReason::Revoked),
+            Stage::Condemned(_) => return Verdict::Drop(DropReason::Revoked),
         }
         if !group.session.admits_uplink(data.dest_socket_id(), false) {
             return Verdict::Drop(DropReason::ForeignSocket);
@@ -189,7 +195,7 @@ impl Receiver {
                     return Verdict::Drop(DropReason::ProbationBudget);
                 }
             }
-            Stage::Condemned => return Verdict::Drop(DropReason::Revoked),
+            Stage::Condemned(_) => return Verdict::Drop(DropReason::Revoked),
         }
         if !group.session.admits_uplink(control.dest_socket_id(), is_handshake) {
             return Verdict::Drop(DropReason::ForeignSocket);

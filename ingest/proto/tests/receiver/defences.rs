@@ -5,10 +5,12 @@ use crate::rig::*;
 use bondgate_auth::sa1::wire::MAGIC;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{
-    Action, Admission, CloseReason, Command, DropReason, Notice, ReceiverConfig, StockAdmission, Verdict,
+    Action, Admission, Ban, Cidr, CloseReason, Command, DropReason, Notice, ReceiverConfig, Scope,
+    StockAdmission, Verdict,
 };
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 fn host(n: u32) -> LinkAddr {
     LinkAddr::new((std::net::Ipv4Addr::from(0x0A00_0000 + n), 5000).into())
@@ -99,7 +101,7 @@ fn wrong_joins_silence_nobody() {
     for _ in 0..100 {
         assert_eq!(rig.up(link(0), &forged), (Verdict::Drop(DropReason::Sa1Mac3), vec![]));
     }
-    assert_eq!((rig.receiver.counters().strikes, rig.receiver.counters().penalties), (0, 0));
+    assert_eq!(rig.receiver.counters().strikes, 0);
     device.join(&mut rig, link(0), 0);
 }
 
@@ -147,13 +149,15 @@ fn refused_streams_are_held_against_single_proven_addresses_only() {
         refuse(&mut rig, shared, true);
     }
     assert_eq!(rig.receiver.counters().strikes, 0);
-    for _ in 0..4 {
-        assert!(refuse(&mut rig, same_ip, true).is_empty());
-    }
-    let did = refuse(&mut rig, same_ip, true);
-    assert!(notices(&did).contains(&Notice::GroupClosed { group: same_ip, reason: CloseReason::Penalty }));
+    let strike = Notice::Strike { ip: link(30).ip() };
+    assert_eq!(notices(&refuse(&mut rig, same_ip, true)), [strike]);
+    // What the control plane makes of it in the end.
+    let ban =
+        Ban { network: Cidr { addr: link(30).ip(), prefix: 32 }, until_ms: None, scope: Scope::Keyless };
+    let did = rig.admit(Admission { bans: Arc::new([ban].into_iter().collect()), ..on_probation() });
+    assert!(notices(&did).contains(&Notice::GroupClosed { group: same_ip, reason: CloseReason::Banned }));
     for bytes in [reg1(&probe_id(9)), reg2(&probe_id(9)), reg2(&with_ticket(&half(3), EPOCH))] {
-        assert_eq!(rig.up(link(32), &bytes), (Verdict::Drop(DropReason::Penalty), vec![]));
+        assert_eq!(rig.up(link(32), &bytes), (Verdict::Drop(DropReason::Banned), vec![]));
     }
     assert_eq!(rig.groups(), 3);
 }

@@ -49,7 +49,7 @@ pub fn strict(devices: impl IntoIterator<Item = DeviceRules>) -> Admission {
         stock: StockAdmission::Never,
         listener: LISTENER,
         gate: Some(GateKeys::new(gate())),
-        keys: KeyTable::new(keys),
+        keys: Arc::new(KeyTable::new(keys)),
         ..Admission::open()
     }
 }

@@ -3,7 +3,7 @@
 
 use bondgate_auth::ticket::TicketKey;
 use bondgate_proto::receiver::{
-    Action, Actions, Admission, Clock, Notice, Receiver, ReceiverConfig, Secrets, Verdict,
+    Action, Actions, Admission, Clock, Command, Notice, Receiver, ReceiverConfig, Secrets, Verdict,
 };
 use bondgate_proto::wire::{PacketType, emit_reg};
 use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
@@ -159,6 +159,12 @@ impl Rig {
         let mut rig = Self::with(self.receiver.config().clone());
         rig.now = self.now;
         rig
+    }
+
+    /// Puts another policy in force.
+    pub fn admit(&mut self, admission: Admission) -> Did {
+        self.receiver.handle_command(self.now, Command::SetAdmission(Arc::new(admission)), &mut self.out);
+        self.take()
     }
 
     pub fn up(&mut self, from: LinkAddr, bytes: &[u8]) -> (Verdict, Did) {

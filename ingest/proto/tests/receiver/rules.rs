@@ -3,15 +3,17 @@
 use crate::rig::*;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{
-    Action, Actions, Admission, AdmitPolicy, Cidr, CloseReason, Command, DropReason, GroupProof, LaneRates,
-    Notice, Rate, ReceiverConfig, StockAdmission, Verdict,
+    Action, Actions, Admission, AdmitPolicy, Cidr, CloseReason, Command, DropReason, GroupProof, Limits,
+    Notice, PrefixSet, Rate, ReceiverConfig, StockAdmission, Verdict,
 };
+use std::sync::Arc;
 
 #[test]
 fn r01_a_hundred_thousand_reg1_leave_no_trace() {
     let unlimited = Rate { per_s: 1_000_000, burst: 1_000_000 };
-    let lanes = LaneRates { stock_reg1: unlimited, ..LaneRates::default() };
-    let mut rig = Rig::with(ReceiverConfig { lanes, ngp_rate: unlimited, ..ReceiverConfig::default() });
+    let limits = Limits { stock: unlimited, ..Limits::default() };
+    let config = ReceiverConfig { ngp_rate: unlimited, ..ReceiverConfig::default() };
+    let mut rig = Rig::admitting(config, Admission { limits, ..Admission::open() });
     for n in 0..100_000u32 {
         let mut id = [0; 256];
         id[..4].copy_from_slice(&n.to_be_bytes());
@@ -325,11 +327,15 @@ fn r12_registration_packets_must_have_their_length() {
 
 #[test]
 fn r13_admission_policy_covers_registration() {
-    let networks = vec![
-        Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 },
-        Cidr { addr: "2001:db8::".parse().unwrap(), prefix: 32 },
-    ];
-    let named = Admission { networks: AdmitPolicy::Cidrs(networks.clone()), ..Admission::open() };
+    let networks: Arc<PrefixSet<()>> = Arc::new(
+        [
+            Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 },
+            Cidr { addr: "2001:db8::".parse().unwrap(), prefix: 32 },
+        ]
+        .into_iter()
+        .collect(),
+    );
+    let named = Admission { networks: AdmitPolicy::Listed(networks.clone()), ..Admission::open() };
     let listed = Admission { stock: StockAdmission::Listed(networks), ..Admission::open() };
     for (admission, listed) in [(named, false), (listed, true)] {
         covers_registration(admission, listed);

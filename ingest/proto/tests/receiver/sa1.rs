@@ -137,7 +137,9 @@ fn a_restarted_receiver_takes_its_devices_back_in_one_round_trip() {
 
 #[test]
 fn refusals_are_tagged_and_say_why() {
-    let networks = AdmitPolicy::Cidrs(vec![Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 }]);
+    let networks = AdmitPolicy::Listed(Arc::new(
+        [Cidr { addr: "192.0.2.1".parse().unwrap(), prefix: 32 }].into_iter().collect(),
+    ));
     let mut rig = Rig::admitting(
         ReceiverConfig::default(),
         Admission {
@@ -300,13 +302,12 @@ fn every_flip_and_truncation_is_met_with_silence() {
         });
         let mut rig = fresh();
         for bytes in flips.chain((0..packet.len()).map(|cut| packet[..cut].to_vec())) {
-            if rig.receiver.counters().strikes >= 4 || rig.receiver.counters().received >= 16 {
+            if rig.receiver.counters().received >= 16 {
                 rig = fresh();
             }
             let (verdict, did) = rig.up(link(0), &bytes);
             assert_eq!(did, [], "{verdict:?}");
             let Verdict::Drop(reason) = verdict else { panic!("{verdict:?}") };
-            assert_ne!(reason, DropReason::Penalty);
             reasons.insert(reason);
         }
         assert_eq!(rig.groups(), 0);

@@ -56,7 +56,7 @@ pub(super) fn admission() -> Admission {
         stock: StockAdmission::Never,
         listener: LISTENER,
         gate: Some(GateKeys::new(gate())),
-        keys: KeyTable::new([(KEY_ID, key, Arc::new(rules))]),
+        keys: Arc::new(KeyTable::new([(KEY_ID, key, Arc::new(rules))])),
         ..Admission::open()
     }
 }
