@@ -289,6 +289,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     }
 
     fn run_timers(&mut self, now: Micros, index: usize) {
+        self.set_deadline(index, NEVER);
         match self.slots.get_mut(index) {
             Some(Slot::Calling(call)) => {
                 if call.on_timeout(now) {
@@ -314,7 +315,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
                     self.touch(now, index);
                 }
             }
-            _ => self.set_deadline(index, NEVER),
+            _ => {}
         }
     }
 
@@ -481,6 +482,8 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
         self.settle(now, index);
     }
 
+    /// A new deadline. An earlier one stands until its timers have run: a connection whose datagrams come in every turn would
+    /// push it away for ever.
     fn settle(&mut self, now: Micros, index: usize) {
         let at = match self.slots.get(index) {
             Some(Slot::Live(conn)) => conn.next_at(),
@@ -488,7 +491,8 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             _ => NEVER,
         };
         // What is due already waits for the send queue or for the application; try again a millisecond later.
-        self.set_deadline(index, align(at.max(now.saturating_add(1))));
+        let standing = self.deadlines.get(index).copied().unwrap_or(NEVER);
+        self.set_deadline(index, align(at.max(now.saturating_add(1))).min(standing));
     }
 
     fn unready(&mut self, index: usize) {
