@@ -1,7 +1,7 @@
 //! Devices for the tests: what they send, and policies that know them.
 #![allow(dead_code, reason = "shared by several test binaries, none of which uses everything")]
 
-use crate::rig::*;
+use super::rig::*;
 use bondgate_auth::sa1::keys::{DeviceKey, DeviceKeys, GateKey, GateKeys, Standing};
 use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello, Join, Outcome, Up};
 use bondgate_auth::sa1::wire::RefusalCode;
