@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::cidr::{self, Cidr};
-use super::resolved::{AuthMode, BackendChoice, Config, LogFormat, OutputMode, PlayChoice, StrengthChoice};
+use super::resolved::{
+    AuthMode, BackendChoice, Config, GateAttach, GateMode, LogFormat, OnDetach, OutputMode, PlayChoice,
+    StrengthChoice,
+};
 use super::value::{Kind, Value, quoted};
 
 /// One key of the configuration.
@@ -71,6 +74,12 @@ pub static KEYS: &[Key] = &[
     number("relay.players_per_stream_max", (1, 10_000), |c| &mut c.relay.players_per_stream_max),
     text("forward.server", |c| &mut c.forward.server),
     text("admin.listen", |c| &mut c.admin.listen),
+    text("gate.attach", |c| &mut c.gate.attach),
+    text("gate.interfaces", |c| &mut c.gate.interfaces),
+    text("gate.mode", |c| &mut c.gate.mode),
+    text("gate.on_detach", |c| &mut c.gate.on_detach),
+    text("gate.pin_dir", |c| &mut c.gate.pin_dir),
+    text("gate.drop_privileges", |c| &mut c.gate.drop_privileges),
 ];
 
 const fn text(path: &'static str, field: fn(&mut Config) -> &mut dyn Setting) -> Key {
@@ -227,7 +236,17 @@ macro_rules! choice_setting {
         }
     )*};
 }
-choice_setting!(LogFormat, BackendChoice, OutputMode, AuthMode, StrengthChoice, PlayChoice);
+choice_setting!(
+    LogFormat,
+    BackendChoice,
+    OutputMode,
+    AuthMode,
+    StrengthChoice,
+    PlayChoice,
+    GateAttach,
+    GateMode,
+    OnDetach
+);
 
 fn choices<T: ValueEnum + 'static>() -> impl Iterator<Item = String> {
     T::value_variants()
@@ -285,6 +304,26 @@ impl Setting for Option<SocketAddr> {
     }
     fn literal(&self) -> String {
         self.map_or_else(|| quoted("off"), |addr| quoted(&addr.to_string()))
+    }
+}
+
+impl Setting for PathBuf {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn expected(&self) -> String {
+        "an absolute path such as \"/var/lib/bondgate\"".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        let Value::Text(text) = value else { return Err(Wrong::Type) };
+        if !text.starts_with('/') {
+            return Err(Wrong::Type);
+        }
+        *self = Self::from(text);
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        quoted(&self.to_string_lossy())
     }
 }
 

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 pub use cidr::Cidr;
 pub use error::{ConfigError, Place, Problem};
 pub use resolved::{
-    Admin, AuthMode, BackendChoice, Config, Forward, Keys, Log, LogFormat, Output, OutputMode, PlayChoice,
-    Relay, Runtime, Srt, Srtla, Streams, StrengthChoice,
+    Admin, AuthMode, BackendChoice, Config, Forward, Gate, GateAttach, GateMode, Keys, Log, LogFormat,
+    OnDetach, Output, OutputMode, PlayChoice, Relay, Runtime, Srt, Srtla, Streams, StrengthChoice,
 };
 
 use keys::{KEYS, Key};

@@ -26,6 +26,7 @@ pub struct Config {
     pub relay: Relay,
     pub forward: Forward,
     pub admin: Admin,
+    pub gate: Gate,
 }
 
 impl Config {
@@ -261,6 +262,54 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
 }
 
+/// `[gate]`: the XDP program before the sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Whether `run` attaches it.
+    pub attach: GateAttach,
+    /// Network interfaces it is attached to.
+    pub interfaces: Vec<String>,
+    /// Where in the driver's path.
+    pub mode: GateMode,
+    /// What is done while it is not there.
+    pub on_detach: OnDetach,
+    /// Directory on a BPF file system where program, maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// Every thread gives up its capabilities once everything is open.
+    pub drop_privileges: bool,
+}
+
+/// Whether `run` attaches the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GateAttach {
+    /// To `interfaces`, if it can be; and it takes over one that was attached by `bondgate xdp attach`.
+    Auto,
+    /// To `interfaces`, or the daemon does not start.
+    On,
+    /// Never, and one that is there is left alone.
+    Off,
+}
+
+/// Where in the driver's path the gate is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GateMode {
+    /// `native`, and `generic` where the driver refuses.
+    Auto,
+    /// In the driver, before a socket buffer exists.
+    Native,
+    /// In the kernel's receive path, for every driver; slower.
+    Generic,
+}
+
+/// What is done while the gate is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnDetach {
+    /// The application's own checks do.
+    App,
+    /// Nobody may register; streams that are up go on.
+    Closed,
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".into(), format: LogFormat::Auto }
@@ -354,5 +403,18 @@ impl Default for Relay {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: Some((Ipv4Addr::LOCALHOST, 8080).into()) }
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            attach: GateAttach::Auto,
+            interfaces: Vec::new(),
+            mode: GateMode::Auto,
+            on_detach: OnDetach::App,
+            pin_dir: "/sys/fs/bpf/bondgate".into(),
+            drop_privileges: true,
+        }
     }
 }

@@ -128,6 +128,12 @@ fn effective_values_read_back_as_themselves() {
         "relay.players_per_stream_max=9",
         "forward.server=srt.example:4001",
         "admin.listen=off",
+        "gate.attach=on",
+        "gate.interfaces=eth0,eth0.100",
+        "gate.mode=native",
+        "gate.on_detach=closed",
+        "gate.pin_dir=/run/bpf/gate",
+        "gate.drop_privileges=false",
     ];
     assert_eq!(set.len(), KEYS.len(), "every key is changed here");
     let config = load(&sources(&[], &set)).unwrap().config;
@@ -169,7 +175,7 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
         ),
         (
             "[database]\nurl = \"x\"",
-            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin)",
+            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin, gate)",
         ),
         ("[relay.streams.cam1]", "b.toml:1:8: relay.streams: expected a list of strings, found a table"),
         (
@@ -368,7 +374,7 @@ b.toml:2:14: srt.latency_ms: expected an integer from 20 to 8000, found 5
 b.toml:3:1: srt.lisen: unknown key (did you mean listen?)
 b.toml:5:10: runtime.shards: relay serves from one shard for now (set runtime.shards = 1 or output.mode = \"forward\")
 b.toml:7:10: admin.listen: 0.0.0.0:1 can be reached from outside, and there is no authentication yet (use a loopback address such as \"127.0.0.1:8080\", or \"off\")
-b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin)"
+b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin, gate)"
     );
 }
 
@@ -565,6 +571,25 @@ fn admission_that_lets_in_nobody_is_warned_about() {
     );
     let phones = ["srtla.auth=mixed", "srtla.stock_allow=0.0.0.0/0,::/0", "streams.default=token"];
     assert!(warnings(&phones).is_empty());
+}
+
+#[test]
+fn a_gate_that_cannot_be_is_refused() {
+    assert_eq!(
+        messages("[gate]\nattach = \"on\""),
+        "b.toml:2:10: gate.attach: \"on\", but gate.interfaces names no interface (set gate.interfaces, for example [\"eth0\"])"
+    );
+    assert_eq!(
+        messages("[gate]\nattach = \"off\"\non_detach = \"closed\""),
+        "b.toml:3:13: gate.on_detach: \"closed\", but gate.attach is \"off\": nobody could ever register (set gate.attach = \"auto\" or gate.on_detach = \"app\")"
+    );
+    for name in ["", "a b", "sixteen-letters.", "a/b", ".."] {
+        let text = format!("[gate]\ninterfaces = [\"{name}\"]");
+        assert!(messages(&text).contains("is not the name of an interface"), "{name}");
+    }
+    assert!(messages("[gate]\npin_dir = \"bpf\"").contains("an absolute path"));
+    assert_eq!(messages("[gate]\nattach = \"on\"\ninterfaces = [\"eth0.100\"]"), "accepted");
+    assert_eq!(messages("[gate]\non_detach = \"closed\""), "accepted");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::error::{Place, Problem};
 use super::raw::nearest;
-use super::resolved::{AuthMode, Config, OutputMode, PlayChoice, StrengthChoice};
+use super::resolved::{AuthMode, Config, GateAttach, OnDetach, OutputMode, PlayChoice, StrengthChoice};
 use crate::shard::stream_id;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -81,6 +81,7 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
     {
         problems.push(say("forward.server", message, "write host:port, for example \"127.0.0.1:4001\""));
     }
+    gate(config, problems, &say);
     admission(config, &mut findings, &say);
     let Findings { problems, warnings } = &mut findings;
     for (key, name) in std::iter::once(("relay.default_stream", &config.relay.default_stream))
@@ -102,6 +103,36 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
         ));
     }
     findings
+}
+
+/// The gate: what cannot be attached, or would keep everybody out.
+fn gate(config: &Config, problems: &mut Vec<Problem>, say: &impl Fn(&str, String, &str) -> Problem) {
+    let gate = &config.gate;
+    if gate.attach == GateAttach::On && gate.interfaces.is_empty() {
+        problems.push(say(
+            "gate.attach",
+            "\"on\", but gate.interfaces names no interface".to_owned(),
+            "set gate.interfaces, for example [\"eth0\"]",
+        ));
+    }
+    if gate.attach == GateAttach::Off && gate.on_detach == OnDetach::Closed {
+        problems.push(say(
+            "gate.on_detach",
+            "\"closed\", but gate.attach is \"off\": nobody could ever register".to_owned(),
+            "set gate.attach = \"auto\" or gate.on_detach = \"app\"",
+        ));
+    }
+    for name in gate.interfaces.iter().filter(|name| !is_interface_name(name)) {
+        let message = format!("\"{}\" is not the name of an interface", name.escape_debug());
+        problems.push(say("gate.interfaces", message, "`ip link` lists them"));
+    }
+}
+
+/// What the kernel takes as the name of an interface.
+pub fn is_interface_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..")
+        && name.len() < 16
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
 }
 
 /// Who may register and publish: what belongs together, and what would let in nobody or everybody unawares.
