@@ -26,13 +26,18 @@ use crate::shard::handoff::Handoff;
 use crate::shard::notice::Notices;
 use crate::shard::relay::{Relay, RelayConfig};
 use crate::shard::snapshot::SnapshotSlot;
+use crate::shard::steering::SteerOrders;
 use crate::shard::{Output, Parts, Shard, Shared};
 
 /// Seconds of one ticket epoch; tickets of the previous epoch stay valid.
 const EPOCH_SECONDS: u64 = 24 * 3600;
 /// Datagrams waiting between shards, per shard.
-const HANDOFF_DEPTH: usize = 1024;
+const HANDOFF_DEPTH: usize = 2048;
+/// Links of other shards that a shard knows, if they can have so many.
+const CLAIMS_MAX: usize = 1 << 17;
 const NOTICES: usize = 1024;
+/// Steering orders between two looks of whoever steers.
+const STEER_ORDERS: usize = 4096;
 /// How long a port in use is waited for.
 const PORT_WAIT: Duration = Duration::from_secs(1);
 /// How long a shard may take to say goodbye before the process ends without it.
@@ -95,6 +100,7 @@ impl Service {
             started: Clock { at: Instant::now(), boot_ms: 0, wall_ms: wall_ms() },
             notices: Notices::new(NOTICES),
             handoff: Handoff::new(shards, if shards > 1 { HANDOFF_DEPTH } else { 1 }),
+            orders: SteerOrders::new(STEER_ORDERS),
         };
         let server = match config.output.mode {
             OutputMode::Forward => Some(resolve(&config.forward.server)?),
@@ -293,6 +299,8 @@ impl ShardStart {
         let limits = Limits { sockets, ..Limits::default() };
         let (backend, reason) = bondgate_io::open(backend_choice(config.runtime.backend), &limits)
             .context("no packet backend works here; try runtime.backend = \"mmsg\"")?;
+        let links_max = config.srtla.groups_max * config.srtla.links_per_group_max;
+        let other_links = usize::from(config.runtime.shards - 1) * links_max;
         let receiver_config = ReceiverConfig {
             groups_max: config.srtla.groups_max,
             links_per_group_max: config.srtla.links_per_group_max,
@@ -301,6 +309,7 @@ impl ShardStart {
             roaming: config.srtla.roaming,
             shard: self.id,
             shards: config.runtime.shards,
+            claims_max: CLAIMS_MAX.min(other_links),
             ..ReceiverConfig::default()
         };
         let seed = random::<16>()?;

@@ -143,7 +143,7 @@ fn unaccounted(shard: &ShardSnapshot) -> u64 {
     let dropped: u64 = srtla.dropped.iter().map(|(_, count)| count).sum();
     let accounted =
         srtla.forwarded + srtla.fanned_out + srtla.to_link + srtla.consumed + srtla.handed_off + dropped;
-    srtla.received.abs_diff(accounted)
+    (srtla.received + srtla.taken_over).abs_diff(accounted)
 }
 
 const NONE: &[&str] = &[];
@@ -285,7 +285,7 @@ pub static CATALOGUE: &[Metric] = &[
     counter(
         "bondgate_srtla_received_datagrams_total",
         SHARD,
-        "Datagrams the SRTLA receiver looked at.",
+        "Datagrams from the network that the SRTLA receiver looked at.",
         |s, out| {
             per_shard(s, out, |shard| shard.srtla.received);
         },
@@ -315,10 +315,22 @@ pub static CATALOGUE: &[Metric] = &[
         |scrape, out| per_shard(scrape, out, |shard| shard.srtla.consumed),
     ),
     counter(
-        "bondgate_srtla_handed_off_datagrams_total",
-        SHARD,
-        "Datagrams passed to the shard that holds their group.",
-        |scrape, out| per_shard(scrape, out, |shard| shard.srtla.handed_off),
+        "bondgate_handoff_datagrams_total",
+        &["shard", "result"],
+        "Datagrams of links by where they came in: on_owner on the shard that holds their group; handed_off on another one, \
+         which passed them on; taken_over from another one. What could not be passed on is in \
+         bondgate_srtla_dropped_datagrams_total (hand_off_full).",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                let srtla = &shard.srtla;
+                let results = [
+                    ("on_owner", srtla.on_owner),
+                    ("handed_off", srtla.handed_off),
+                    ("taken_over", srtla.taken_over),
+                ];
+                by_reason(out, &[shard.shard.to_string()], &results);
+            }
+        },
     ),
     counter(
         "bondgate_srtla_dropped_datagrams_total",

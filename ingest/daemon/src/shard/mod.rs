@@ -12,6 +12,7 @@ pub mod handoff;
 pub mod notice;
 pub mod permit;
 pub mod relay;
+pub mod siblings;
 pub mod snapshot;
 pub mod steering;
 pub mod stream_id;
@@ -31,11 +32,13 @@ use bondgate_proto::receiver::{
 use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
 
 use forward::Forward;
-use handoff::Handoff;
+use handoff::{Handoff, News};
 use notice::{Notice, Notices};
 use permit::{Conclusion, Gatekeeper};
 use relay::{Peer, Relay};
+use siblings::Siblings;
 use snapshot::{GroupStats, IoTotals, LinkStats, ShardSnapshot, SnapshotSlot};
+use steering::SteerOrders;
 
 use crate::policy::{Policy, PolicySlot, wall_ms};
 
@@ -45,6 +48,8 @@ const BEAT: Duration = Duration::from_millis(250);
 const FINISH_WITHIN: Duration = Duration::from_millis(1500);
 /// Datagrams taken from the hand-off ring per turn.
 const HANDOFF_BUDGET: usize = 256;
+/// News of other shards' links heard per turn.
+const NEWS_BUDGET: usize = 256;
 /// SRT datagrams the engine may send per turn; the rest goes in the next one.
 const TRANSMIT_BUDGET: usize = 4096;
 /// Room for rare effects: this many times what the dearest call of the receiver may want, so that one timeout pass
@@ -64,8 +69,10 @@ pub struct Shared {
     pub started: Clock,
     /// Where notices go.
     pub notices: Notices,
-    /// Datagrams between shards.
+    /// Datagrams and news between shards.
     pub handoff: Handoff,
+    /// Whose links are where, for whoever steers.
+    pub orders: SteerOrders,
 }
 
 /// Where a shard sends what it receives.
@@ -86,10 +93,7 @@ pub struct Shard<B> {
     srtla: SocketId,
     srt: Option<SocketId>,
     shared: Shared,
-    /// Wakers of all shards, by number, to tell one that its ring holds something.
-    peers: Vec<Waker>,
-    /// Shards that got a parcel in this turn.
-    woken: Vec<bool>,
+    siblings: Siblings,
     epoch: u32,
     policy: Arc<Policy>,
     policy_version: u64,
@@ -129,12 +133,14 @@ impl<B: Backend> Shard<B> {
     /// # Errors
     /// What the backend says when it cannot take a socket.
     pub fn new(mut backend: B, parts: Parts, now: Instant) -> io::Result<Self> {
+        let port = parts.srtla.local_addr()?.port();
         let srtla = backend.add(parts.srtla, Role::Listener)?;
         let srt = parts.srt.map(|socket| backend.add(socket, Role::Listener)).transpose()?;
         let epoch = parts.shared.epoch.load(Ordering::Relaxed);
         let (actions, bytes) = parts.receiver.actions_min();
         let policy_version = parts.shared.policy.version();
         let (policy, clocks) = (parts.shared.policy.load(), parts.shared.started);
+        let (handoff, orders) = (parts.shared.handoff.clone(), parts.shared.orders.clone());
         Ok(Self {
             id: parts.id,
             backend,
@@ -143,9 +149,8 @@ impl<B: Backend> Shard<B> {
             output: parts.output,
             srtla,
             srt,
+            siblings: Siblings::new(parts.id, port, handoff, orders),
             shared: parts.shared,
-            peers: Vec::new(),
-            woken: Vec::new(),
             epoch,
             policy,
             policy_version,
@@ -165,8 +170,7 @@ impl<B: Backend> Shard<B> {
 
     /// Tells the shard how to wake the others.
     pub fn set_peers(&mut self, peers: Vec<Waker>) {
-        self.woken = vec![false; peers.len()];
-        self.peers = peers;
+        self.siblings.set_wakers(peers);
     }
 
     /// Turns until `shared.stop` is set, then lets players finish for a moment and says goodbye to SRT peers.
@@ -217,6 +221,7 @@ impl<B: Backend> Shard<B> {
         if self.shared.policy.version() != self.policy_version {
             self.take_policy(now);
         }
+        self.hear_siblings(now);
         for index in 0..received {
             self.datagram(now, index);
         }
@@ -239,8 +244,8 @@ impl<B: Backend> Shard<B> {
         self.answer_callers(now);
         self.transmit(now);
         self.backend.flush();
-        self.wake_peers();
-
+        self.backlog |= self.siblings.resync(&self.receiver);
+        self.siblings.wake();
         if now >= self.beat_at {
             self.beat(now);
         }
@@ -261,7 +266,7 @@ impl<B: Backend> Shard<B> {
         if socket == self.srtla {
             let verdict = self.receiver.handle_uplink(now, LinkAddr::new(from), bytes, &mut self.actions);
             self.apply_actions(now);
-            self.uplink(now, verdict, Source::Received { index, len, from });
+            self.uplink(now, verdict, Source::Received { index, len, from }, 0);
         } else if Some(socket) == self.srt {
             if let Output::Relay(relay) = &mut self.output {
                 relay.endpoint.handle(now, Peer::Plain(LinkAddr::new(from).addr), 0, bytes);
@@ -276,8 +281,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Carries out the receiver's verdict on a datagram from a link.
-    fn uplink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>) {
+    /// Carries out the receiver's verdict on a datagram from a link, which was handed over this many times.
+    fn uplink(&mut self, now: Instant, verdict: Verdict, source: Source<'_>, hand_offs: u8) {
         match verdict {
             Verdict::Forward(group) => {
                 let source = source.first(self.receiver.forwarded_len());
@@ -286,10 +291,8 @@ impl<B: Backend> Shard<B> {
             Verdict::ToLink(link) => self.echo(link, source),
             Verdict::HandOff(shard) => {
                 let (from, bytes) = (source.from(), source.bytes(&self.backend));
-                if self.shared.handoff.push(shard, from, bytes)
-                    && let Some(woken) = self.woken.get_mut(usize::from(shard))
-                {
-                    *woken = true;
+                if !self.siblings.hand_over(shard, from, hand_offs + 1, bytes) {
+                    self.receiver.hand_off_failed();
                 }
             }
             Verdict::FanOut(_) | Verdict::Consumed | Verdict::Drop(_) => {}
@@ -438,17 +441,30 @@ impl<B: Backend> Shard<B> {
             .sealed_copies(now, verdict, &mut copy, |to, sealed| backend.send(*srtla, Some(to.addr), sealed));
     }
 
+    /// What other shards say of their links.
+    fn hear_siblings(&mut self, now: Instant) {
+        for _ in 0..NEWS_BUDGET {
+            let Some(news) = self.shared.handoff.hear(self.id) else { return };
+            let command = match news {
+                News::Claimed { addr, owner, proven } => Command::Claimed { addr, owner, proven },
+                News::Released { addr, owner } => Command::Released { addr, owner },
+            };
+            self.receiver.handle_command(now, command, &mut self.actions);
+            self.apply_actions(now);
+        }
+        self.backlog = true;
+    }
+
+    /// Datagrams that other shards have handed over.
     fn handed_over(&mut self, now: Instant) {
         for _ in 0..HANDOFF_BUDGET {
             let Some(parcel) = self.shared.handoff.pop(self.id) else { return };
-            let verdict = self.receiver.handle_uplink(
-                now,
-                LinkAddr::new(parcel.from),
-                parcel.bytes(),
-                &mut self.actions,
-            );
+            let (from, bytes, hand_offs) = (parcel.from, parcel.bytes(), parcel.hand_offs);
+            let link = LinkAddr::new(from);
+            let verdict = self.receiver.handle_handed_over(now, link, bytes, hand_offs, &mut self.actions);
             self.apply_actions(now);
-            self.uplink(now, verdict, Source::Copied { from: parcel.from, bytes: parcel.bytes() });
+            self.uplink(now, verdict, Source::Copied { from, bytes }, hand_offs);
+            self.shared.handoff.give_back(self.id, parcel);
         }
         self.backlog = true;
     }
@@ -466,7 +482,7 @@ impl<B: Backend> Shard<B> {
 
     /// Carries out the receiver's rare effects, in order, before the verdict of the same call.
     fn apply_actions(&mut self, now: Instant) {
-        let Self { actions, backend, output, srtla, shared, receiver, is_cutting, .. } = self;
+        let Self { actions, backend, output, srtla, shared, siblings, receiver, is_cutting, .. } = self;
         actions.drain(|action, bytes| match (action, &mut *output) {
             (Action::Reply { to }, _) => backend.send(*srtla, Some(to.addr), bytes),
             (Action::SendDownstream { group }, Output::Relay(relay)) => {
@@ -489,8 +505,10 @@ impl<B: Backend> Shard<B> {
                     relay.close_group(now, group);
                 }
             }
-            // The relay needs no forwarder, and steering has no executor in this version.
-            (Action::OpenForwarder(_) | Action::Steer { .. } | Action::Unsteer { .. }, _) => {}
+            // The relay needs no forwarder.
+            (Action::OpenForwarder(_), Output::Relay(_)) => {}
+            (Action::Steer { addr, proven, .. }, _) => siblings.joined(addr, proven),
+            (Action::Unsteer { addr }, _) => siblings.left(addr),
             (Action::Notice(SrtlaNotice::GroupOpened { group }), _) => {
                 shared.notices.push(group_opened(receiver, group));
             }
@@ -521,14 +539,6 @@ impl<B: Backend> Shard<B> {
         self.backlog = true;
     }
 
-    fn wake_peers(&mut self) {
-        for (woken, waker) in self.woken.iter_mut().zip(&self.peers) {
-            if std::mem::take(woken) {
-                waker.wake();
-            }
-        }
-    }
-
     /// Housekeeping: wall clock, ticket epoch and figures.
     fn beat(&mut self, now: Instant) {
         self.beat_at = now + BEAT;
@@ -541,6 +551,7 @@ impl<B: Backend> Shard<B> {
             self.receiver.handle_command(now, Command::SetEpoch(epoch), &mut self.actions);
             self.apply_actions(now);
         }
+        self.siblings.repeat_claims(&self.receiver);
         let (receiver, backend, output, id) = (&self.receiver, &self.backend, &self.output, self.id);
         let device_keys = self.policy.admission.keys.len();
         self.slot.publish(|slot| {
@@ -632,6 +643,8 @@ fn fill<B: Backend>(
     slot.srtla.to_link = counters.to_link;
     slot.srtla.consumed = counters.consumed;
     slot.srtla.handed_off = counters.handed_off;
+    slot.srtla.taken_over = counters.taken_over;
+    slot.srtla.on_owner = counters.on_owner;
     slot.srtla.dropped.clear();
     slot.srtla
         .dropped

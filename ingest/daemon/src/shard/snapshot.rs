@@ -22,7 +22,7 @@ pub struct ShardSnapshot {
     pub turns: u64,
     /// Socket counters.
     pub io: IoTotals,
-    /// SRTLA receiver counters; `received` equals the sum of all others and of `dropped`.
+    /// SRTLA receiver counters; `received` and `taken_over` equal the sum of the verdicts and of `dropped`.
     pub srtla: SrtlaTotals,
     /// Live groups.
     pub groups: Vec<GroupStats>,
@@ -58,6 +58,10 @@ pub struct SrtlaTotals {
     pub to_link: u64,
     pub consumed: u64,
     pub handed_off: u64,
+    /// Datagrams that other shards have handed over to this one.
+    pub taken_over: u64,
+    /// Datagrams of links that came in at the shard that owns them; among the others, too.
+    pub on_owner: u64,
     pub dropped: Vec<(&'static str, u64)>,
     /// What registration has done, by event; not datagrams.
     pub registration: Vec<(&'static str, u64)>,

@@ -26,6 +26,7 @@ use bondgate::shard::handoff::Handoff;
 use bondgate::shard::notice::Notices;
 use bondgate::shard::relay::{Relay, RelayConfig};
 use bondgate::shard::snapshot::{ShardSnapshot, SnapshotSlot};
+use bondgate::shard::steering::SteerOrders;
 use bondgate::shard::{Output, Parts, Shard, Shared};
 use bondgate_auth::ticket::TicketKey;
 use bondgate_counting::{allocations, clock_reads, futex_calls};
@@ -67,6 +68,7 @@ fn shared(scene: &Scene) -> Shared {
         started: Clock { at: Instant::now(), boot_ms: 0, wall_ms: wall_ms() },
         notices: Notices::new(64),
         handoff: Handoff::new(1, 1),
+        orders: SteerOrders::new(64),
     }
 }
 

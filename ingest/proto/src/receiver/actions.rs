@@ -26,14 +26,21 @@ pub enum Action {
     OpenForwarder(GroupKey),
     /// The group is gone: close its forwarder. The key is not valid any more.
     CloseForwarder(GroupKey),
-    /// Datagrams from this address belong to this shard.
+    /// Datagrams from this address belong to this shard: the other shards should hear [`Command::Claimed`], and a kernel
+    /// that can be told should pass them by.
+    ///
+    /// [`Command::Claimed`]: super::Command::Claimed
     Steer {
         /// The link's address.
         addr: LinkAddr,
         /// The owner of its group.
         shard: u8,
+        /// It is a device's.
+        proven: bool,
     },
-    /// Datagrams from this address belong to nobody.
+    /// Datagrams from this address do not belong to this shard any more; the same for [`Command::Released`].
+    ///
+    /// [`Command::Released`]: super::Command::Released
     Unsteer {
         /// The address of a link that went away.
         addr: LinkAddr,

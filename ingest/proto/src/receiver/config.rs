@@ -61,10 +61,14 @@ pub struct ReceiverConfig {
     pub shard: u8,
     /// Shards of the process, at least 1.
     pub shards: u8,
-    /// Addresses of links other shards own, remembered for hand-off; 0 needed with one shard.
+    /// Addresses whose join went by on its way to another shard, remembered for hand-off. None with one shard.
     pub foreign_max: usize,
     /// How long such an address is remembered after its last datagram.
     pub foreign_idle: Duration,
+    /// Addresses at which other shards have said that they have a link. None with one shard.
+    pub claims_max: usize,
+    /// How long such an address is remembered after it was last said.
+    pub claim_life: Duration,
 }
 
 impl Default for ReceiverConfig {
@@ -95,6 +99,8 @@ impl Default for ReceiverConfig {
             shards: 1,
             foreign_max: 4096,
             foreign_idle: Duration::from_secs(15),
+            claims_max: 4096,
+            claim_life: Duration::from_secs(15),
         }
     }
 }
@@ -105,10 +111,12 @@ impl ReceiverConfig {
         self.links_per_group_max = self.links_per_group_max.clamp(1, LINKS_PER_GROUP_LIMIT);
         self.ack_every = self.ack_every.clamp(1, ACK_EVERY_MAX);
         self.pending_max = self.pending_max.clamp(1, 1 << 20);
-        self.foreign_max = self.foreign_max.clamp(1, 1 << 24);
         self.credit_cap_bytes = self.credit_cap_bytes.min(1 << 30);
         self.shards = self.shards.max(1);
         self.shard = self.shard.min(self.shards - 1);
+        let foreign = if self.shards > 1 { 1..=1 << 20 } else { 0..=0 };
+        self.foreign_max = self.foreign_max.clamp(*foreign.start(), *foreign.end());
+        self.claims_max = self.claims_max.clamp(*foreign.start(), *foreign.end());
         self
     }
 }

@@ -1,7 +1,8 @@
 //! What became of every datagram.
 //!
-//! Promise, the conservation law: *received = forwarded + fanned out + to link + consumed + handed off + Σ dropped*, where
-//! received counts both directions and every verdict is counted exactly once, where it is made.
+//! Promise, the conservation law: *received + taken over = forwarded + fanned out + to link + consumed + handed off +
+//! Σ dropped*, where received counts both directions and every verdict is counted exactly once, where it is made. What one
+//! shard hands off another takes over, so over all shards *received* counts every datagram of the network once.
 
 use super::{DropReason, Verdict};
 
@@ -38,8 +39,12 @@ pub struct Counters {
     pub to_link: u64,
     /// Datagrams the receiver dealt with itself (registration).
     pub consumed: u64,
-    /// Datagrams for another shard.
+    /// Datagrams handed to another shard.
     pub handed_off: u64,
+    /// Datagrams that another shard has handed to this one.
+    pub taken_over: u64,
+    /// Datagrams of links that came in here, where their links live; each is in one of the others, too.
+    pub on_owner: u64,
     /// Discarded datagrams; see [`Counters::dropped`].
     pub dropped: Dropped,
 
@@ -109,7 +114,13 @@ impl Counters {
             + self.consumed
             + self.handed_off
             + self.dropped_total();
-        self.received == accounted
+        self.received + self.taken_over == accounted
+    }
+
+    /// The datagram that was counted last as handed off is lost.
+    pub(super) fn hand_off_failed(&mut self) {
+        self.handed_off = self.handed_off.saturating_sub(1);
+        self.dropped.0[DropReason::HandOffFull as usize] += 1;
     }
 
     pub(super) fn count(&mut self, verdict: Verdict) {

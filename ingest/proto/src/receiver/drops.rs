@@ -60,6 +60,10 @@ reasons! {
     Probation = "probation",
     /// Too many handshakes while the group's stream is not accepted.
     ProbationBudget = "probation_budget",
+    /// Meant for another shard, and the ring to it is full.
+    HandOffFull = "hand_off_full",
+    /// Handed over by one shard after another, none of which has its link.
+    HandOffLoop = "hand_off_loop",
     /// SRT for a socket that is not the session's.
     ForeignSocket = "foreign_socket",
     /// The policy does not admit the group any more.

@@ -101,9 +101,8 @@ impl Receiver {
             group.addr = addr.ip();
         }
         self.counters.links_joined += 1;
-        if self.config.shards > 1 {
-            out.push(Action::Steer { addr, shard: self.config.shard });
-        }
+        let proven = joining == Joining::Device;
+        out.push(Action::Steer { addr, shard: self.config.shard, proven });
         let (link, group) = (self.links.key(link_slot), self.groups.key(group_slot));
         out.push(Action::Notice(Notice::LinkJoined { link, group, addr, roamed }));
     }
@@ -133,9 +132,7 @@ impl Receiver {
                 group.newest_source = successor;
             }
         }
-        if self.config.shards > 1 {
-            out.push(Action::Unsteer { addr: link.addr });
-        }
+        out.push(Action::Unsteer { addr: link.addr });
         let group = self.groups.key(group_slot);
         out.push(Action::Notice(Notice::LinkLeft { link: key, group, addr: link.addr, reason }));
     }

@@ -117,7 +117,28 @@ pub enum Command {
         /// receives what is sent to its address. Without it nothing is held against the address.
         proven: bool,
     },
+    /// Another shard has a link at this address. To be said when a link joins and, for as long as it lives, in intervals well
+    /// below [`ReceiverConfig::claim_life`]. Ignored while `actions` has no room.
+    Claimed {
+        /// The link's address.
+        addr: LinkAddr,
+        /// The shard that has it.
+        owner: u8,
+        /// It is a device's.
+        proven: bool,
+    },
+    /// Another shard has no link at this address any more.
+    Released {
+        /// The address of a link that went away.
+        addr: LinkAddr,
+        /// The shard that had it.
+        owner: u8,
+    },
 }
+
+/// How often a datagram is handed over at most: once by the shard it came to, and once more by a shard that its link has
+/// just left.
+pub const HAND_OFFS_MAX: u8 = 2;
 
 /// An event for people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,7 +259,10 @@ impl Receiver {
             groups: Groups::new(&config),
             links: Links::new(&config),
             pending: Pending::new(config.pending_max, config.reg2_repeat),
-            foreign: Foreign::new(config.foreign_max, config.foreign_idle),
+            foreign: Foreign::new(
+                (config.foreign_max, config.foreign_idle),
+                (config.claims_max, config.claim_life),
+            ),
             ngp: None,
             sa1: Sa1::new(&admission, &secrets, clock.boot_ms, config.shard),
             seals: Seals::new(config.groups_max * config.links_per_group_max),
@@ -285,6 +309,33 @@ impl Receiver {
         verdict
     }
 
+    /// Decides about a datagram that another shard has handed over. `hand_offs` says how often that was done to it, this
+    /// time included; it is dropped rather than handed on for the third time.
+    pub fn handle_handed_over(
+        &mut self,
+        now: Instant,
+        from: LinkAddr,
+        bytes: &[u8],
+        hand_offs: u8,
+        out: &mut Actions,
+    ) -> Verdict {
+        self.counters.taken_over += 1;
+        let on_owner = self.counters.on_owner;
+        let verdict = match self.uplink(now, from, bytes, out) {
+            Verdict::HandOff(_) if hand_offs >= HAND_OFFS_MAX => Verdict::Drop(DropReason::HandOffLoop),
+            verdict => verdict,
+        };
+        self.counters.on_owner = on_owner;
+        self.counters.count(verdict);
+        debug_assert!(self.counters.is_conserved());
+        verdict
+    }
+
+    /// The datagram of the last [`Verdict::HandOff`] could not be handed over: it is lost, and counted as such.
+    pub fn hand_off_failed(&mut self) {
+        self.counters.hand_off_failed();
+    }
+
     /// Decides about a datagram that came from the SRT side of a group: `FanOut`, `ToLink` or `Drop`.
     pub fn handle_downlink(
         &mut self,
@@ -324,7 +375,7 @@ impl Receiver {
             self.links.condemned.next(),
             self.groups.linger.next(),
             self.groups.ghost_linger.next(),
-            self.foreign.idle.next(),
+            self.foreign.next_end(),
         ]
         .into_iter()
         .flatten()
@@ -346,6 +397,10 @@ impl Receiver {
             Command::SetClock(clock) => self.clock.set(clock),
             Command::StreamAccepted(group) => self.stream_accepted(group),
             Command::StreamRefused { group, proven } => self.stream_refused(now, group, proven, out),
+            Command::Claimed { addr, owner, proven } => self.claimed(now, addr, owner, proven, out),
+            Command::Released { addr, owner } => {
+                self.foreign.release(addr, self.hash.of(&addr.octets()), owner);
+            }
         }
     }
 
@@ -363,6 +418,17 @@ impl Receiver {
     /// Where a link sends from, `None` when it is gone.
     pub fn link_addr(&self, link: LinkKey) -> Option<LinkAddr> {
         self.links.get_key(link).map(|link| link.addr)
+    }
+
+    /// The links in a range of slots, each with its address and whether it is a device's. All links are in
+    /// `0..`[`Receiver::link_slots`]; this is how they are named again in portions.
+    pub fn links_in(&self, slots: std::ops::Range<u32>) -> impl Iterator<Item = (LinkAddr, bool)> {
+        slots.filter_map(|slot| self.links.get(slot)).map(|link| (link.addr, link.proven))
+    }
+
+    /// How many slots there are for links.
+    pub fn link_slots(&self) -> u32 {
+        (self.config.groups_max * self.config.links_per_group_max) as u32
     }
 
     /// The link's index within its group, stable while the link lives and small: `0..links_per_group_max`.

@@ -1,4 +1,5 @@
-//! What the control plane orders: another policy, and what it thinks of a group's stream.
+//! What the control plane orders: another policy, and what it thinks of a group's stream; and what other shards say of
+//! their links.
 //!
 //! Promise: a group the policy does not admit any more, and a link at an address that is banned, pass nothing on from the
 //! moment the order is taken, even when there is no room yet to say that they end.
@@ -7,7 +8,7 @@ use super::admission::Current;
 use super::bucket::Bucket;
 use super::groups::{Group, Stage};
 use super::{Action, Actions, Admission, CloseReason, LeaveReason, Notice, Receiver};
-use crate::GroupKey;
+use crate::{GroupKey, LinkAddr};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -110,6 +111,31 @@ impl Receiver {
             self.remove_link(slot, LeaveReason::Banned, out);
             self.linger(now, self.links.group_of(slot));
         }
+    }
+
+    /// Another shard says that it has a link at `addr`. Its word counts less than a link here that has just joined, talks, or
+    /// is a device's while the other is not: then both shards have one, and the one from where nothing comes times out.
+    pub(super) fn claimed(
+        &mut self,
+        now: Instant,
+        addr: LinkAddr,
+        owner: u8,
+        proven: bool,
+        out: &mut Actions,
+    ) {
+        if owner == self.config.shard || owner >= self.config.shards {
+            return;
+        }
+        let hash = self.hash.of(&addr.octets());
+        if let Some(link) = self.links.find(addr, hash) {
+            let joined_at = self.links.get(link).map_or(now, |link| link.joined_at);
+            let is_new = now.saturating_duration_since(joined_at) < self.config.move_silence;
+            if is_new || (!proven && self.is_busy(now, link)) || !self.has_room(out) {
+                return;
+            }
+            self.move_away(now, link, out);
+        }
+        self.foreign.claim(now, (addr, hash), owner, proven);
     }
 
     /// The group's stream may be published.

@@ -122,6 +122,9 @@ impl Receiver {
             }
         }
         // From here on the sender has shown an ID that only this receiver could have given it.
+        if self.talks_elsewhere(now, (from, hash), self.config.shard) {
+            return Verdict::Drop(DropReason::AddressBusy);
+        }
         let credit = self.pending.take(from, hash);
         self.foreign.forget(from, hash);
         let living = self.groups.find(&self.hash, id.sender_half());
@@ -171,6 +174,9 @@ impl Receiver {
         let Some(verified) = self.verify_ticket(now, id) else {
             return Verdict::Drop(DropReason::StockBudget);
         };
+        if verified && self.talks_elsewhere(now, (from, hash), owner) {
+            return Verdict::Drop(DropReason::AddressBusy);
+        }
         if let Some(link) = self.links.find(from, hash) {
             if !verified {
                 return Verdict::HandOff(owner);
@@ -181,10 +187,10 @@ impl Receiver {
             self.move_away(now, link, out);
         }
         if verified {
-            self.foreign.set(now, (from, hash), owner, false);
+            self.foreign.guess(now, (from, hash), owner, false);
         } else {
             // Perhaps a ticket that is too old for a new group but not for a living one.
-            self.foreign.suggest(now, from, hash, owner);
+            self.foreign.suggest(now, (from, hash), owner);
         }
         Verdict::HandOff(owner)
     }
@@ -192,12 +198,18 @@ impl Receiver {
     /// The address talks in the group it belongs to. Anybody can forge a join from it with a ticket of their own; a
     /// sender that really restarted has been silent while it registered. A device's address belongs to it until it is
     /// silent for good.
-    fn is_busy(&self, now: Instant, link: u32) -> bool {
+    pub(super) fn is_busy(&self, now: Instant, link: u32) -> bool {
         let Some(link) = self.links.get(link) else { return false };
         let talks = link
             .talked_at
             .is_some_and(|talked| now.saturating_duration_since(talked) < self.config.move_silence);
         link.proven || talks
+    }
+
+    /// The same for an address that belongs to the link of a shard other than `owner`, as far as this shard hands over its
+    /// datagrams.
+    fn talks_elsewhere(&self, now: Instant, from: (LinkAddr, u32), owner: u8) -> bool {
+        self.foreign.is_busy(now, from, owner, self.config.move_silence)
     }
 
     /// Adds a link to a group and answers REG3. A full group gives up its longest silent link.

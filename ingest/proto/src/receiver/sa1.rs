@@ -234,7 +234,7 @@ impl Receiver {
             }
             self.move_away(now, link, out);
         }
-        self.foreign.set(now, (from, hash), owner, true);
+        self.foreign.guess(now, (from, hash), owner, true);
         Verdict::HandOff(owner)
     }
 

@@ -36,6 +36,7 @@ impl Receiver {
         let Some(link) = self.links.find(from, hash) else {
             return self.stranger(now, (from, hash), &datagram, out);
         };
+        self.counters.on_owner += 1;
         // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
         // device's link is kept alive by what it alone can send.
         let (proven, data_mac, banned) = self

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 mod bans;
+mod cluster;
 mod data_mac;
 mod defences;
 mod device;

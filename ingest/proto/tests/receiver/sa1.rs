@@ -437,7 +437,7 @@ fn several_shards_are_one_receiver() {
             };
             device.confirmed(&join, &did);
             assert_eq!(*owner_of_device.get_or_insert(owner), owner);
-            assert!(did.contains(&(Action::Steer { addr: from, shard: owner }, vec![])));
+            assert!(did.contains(&(Action::Steer { addr: from, shard: owner, proven: true }, vec![])));
             // Data comes in where the join did, and cannot be led astray by a ticket.
             let forged = reg2(&with_ticket(&half(66), EPOCH));
             assert_eq!(rigs[entry].up(from, &forged).0, Verdict::Drop(DropReason::AddressBusy));
