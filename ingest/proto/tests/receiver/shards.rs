@@ -179,7 +179,7 @@ fn links_keep_flowing_however_the_kernel_spreads_them() {
         }
         if spread == Spread::Steered {
             let before = cluster.handed_over;
-            cluster.up(link(100), &keepalive(10));
+            let _ = cluster.up(link(100), &keepalive(10));
             assert_eq!(cluster.handed_over, before, "steered links arrive where they belong");
             sent += 1;
         }
@@ -238,7 +238,7 @@ fn a_flood_of_joins_pushes_out_no_living_link() {
             }
         }
         let from = std::net::SocketAddr::from(([198, 51, (n >> 8) as u8, n as u8], 1024 + (n >> 16) as u16));
-        cluster.up_at(other, from.into(), &flood);
+        let _ = cluster.up_at(other, from.into(), &flood);
     }
     assert!(cluster.handed_over > 1000);
     cluster.check();
@@ -264,7 +264,7 @@ fn an_address_moves_between_owners() {
             let (id, owner) = ids[round % 4];
             // Companions keep their groups alive.
             for n in 1..30 {
-                cluster.up(link(200 + n), &keepalive(10));
+                let _ = cluster.up(link(200 + n), &keepalive(10));
             }
             cluster.advance(ms(300));
             let (at, verdict, did) = cluster.up(from, &reg2(&id));
