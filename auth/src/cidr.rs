@@ -1,7 +1,7 @@
 //! Networks.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A network: all addresses that share the first `prefix` bits of `addr`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,6 +26,29 @@ impl Cidr {
             }
             _ => false,
         }
+    }
+
+    /// The same network with its first address, the prefix no longer than the address, and IPv4 as IPv4.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        match self.addr.to_canonical() {
+            IpAddr::V4(addr) => {
+                let prefix = self.prefix.min(32);
+                let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                Self { addr: Ipv4Addr::from_bits(addr.to_bits() & !hosts).into(), prefix }
+            }
+            IpAddr::V6(addr) => {
+                let prefix = self.prefix.min(128);
+                let hosts = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+                Self { addr: Ipv6Addr::from_bits(addr.to_bits() & !hosts).into(), prefix }
+            }
+        }
+    }
+
+    /// The network of which this one is a half; `None` when this one is all addresses.
+    pub fn around(&self) -> Option<Self> {
+        let Self { addr, prefix } = self.canonical();
+        Some(Self { addr, prefix: prefix.checked_sub(1)? }.canonical())
     }
 }
 
@@ -54,6 +77,22 @@ mod tests {
         ] {
             let network = Cidr { addr: network.parse().unwrap(), prefix };
             assert_eq!(network.contains(ip.parse().unwrap()), inside, "{network} {ip}");
+        }
+    }
+
+    #[test]
+    fn one_way_to_write_a_network() {
+        for (network, prefix, canonical, around) in [
+            ("192.0.2.77", 24, "192.0.2.0/24", Some("192.0.2.0/23")),
+            ("::ffff:192.0.2.77", 99, "192.0.2.77/32", Some("192.0.2.76/31")),
+            ("203.0.113.1", 0, "0.0.0.0/0", None),
+            ("2001:db8::1", 32, "2001:db8::/32", Some("2001:db8::/31")),
+            ("2001:db8::1", 255, "2001:db8::1/128", Some("2001:db8::/127")),
+            ("2001:db8::1", 0, "::/0", None),
+        ] {
+            let network = Cidr { addr: network.parse().unwrap(), prefix };
+            assert_eq!(network.canonical().to_string(), canonical);
+            assert_eq!(network.around().map(|cidr| cidr.to_string()).as_deref(), around, "{network}");
         }
     }
 }

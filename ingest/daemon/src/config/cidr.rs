@@ -1,6 +1,6 @@
 //! Networks as operators type them: `address/prefix`. The type itself belongs to `bondgate-auth`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub use bondgate_auth::cidr::Cidr;
 
@@ -26,20 +26,11 @@ pub fn parse(text: &str) -> Result<Cidr, String> {
             .filter(|prefix| *prefix <= width)
             .ok_or_else(|| format!("prefix \"{digits}\" is not a number from 0 to {width}"))?,
     };
-    let first = match addr {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(u32::from(width - prefix)).unwrap_or(0);
-            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(u32::from(width - prefix)).unwrap_or(0);
-            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
-        }
-    };
-    if first != addr {
-        return Err(format!("\"{text}\" has host bits set; did you mean {first}/{prefix}?"));
+    let canonical = Cidr { addr, prefix }.canonical();
+    if canonical.addr != addr {
+        return Err(format!("\"{text}\" has host bits set; did you mean {canonical}?"));
     }
-    Ok(Cidr { addr, prefix })
+    Ok(canonical)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use bondgate_auth::geo::Country;
 use clap::ValueEnum;
 
 use super::cidr::{self, Cidr};
 use super::resolved::{
     AuthMode, BackendChoice, Config, GateAttach, GateMode, LogFormat, OnDetach, OutputMode, PlayChoice,
-    StrengthChoice,
+    StrengthChoice, UnknownChoice,
 };
 use super::value::{Kind, Value, quoted};
 
@@ -64,6 +65,12 @@ pub static KEYS: &[Key] = &[
     number("bans.window_s", (1, 86_400), |c| &mut c.bans.window_s),
     number("bans.first_s", (1, 2_592_000), |c| &mut c.bans.first_s),
     number("bans.max_s", (1, 2_592_000), |c| &mut c.bans.max_s),
+    text("geo.database", |c| &mut c.geo.database),
+    text("geo.allow", |c| &mut c.geo.allow),
+    text("geo.block", |c| &mut c.geo.block),
+    text("geo.unknown", |c| &mut c.geo.unknown),
+    text("geo.exempt_private", |c| &mut c.geo.exempt_private),
+    number("geo.max_age_days", (0, 3_650), |c| &mut c.geo.max_age_days),
     text("srt.listen", |c| &mut c.srt.listen),
     number("srt.latency_ms", (20, 8_000), |c| &mut c.srt.latency_ms),
     number("srt.connections_max", (1, 65_535), |c| &mut c.srt.connections_max),
@@ -245,7 +252,8 @@ choice_setting!(
     PlayChoice,
     GateAttach,
     GateMode,
-    OnDetach
+    OnDetach,
+    UnknownChoice
 );
 
 fn choices<T: ValueEnum + 'static>() -> impl Iterator<Item = String> {
@@ -381,6 +389,40 @@ impl Setting for Vec<Cidr> {
         let shown: Vec<String> = self.iter().map(ToString::to_string).collect();
         list(shown.iter().map(String::as_str))
     }
+}
+
+impl Setting for Vec<Country> {
+    fn kind(&self) -> Kind {
+        Kind::List
+    }
+    fn expected(&self) -> String {
+        "a list of countries such as [\"DE\", \"FR\"]".into()
+    }
+    fn set(&mut self, value: &Value) -> Result<(), Wrong> {
+        *self = strings(value)?.map(|text| country(text)).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+    fn literal(&self) -> String {
+        let shown: Vec<String> = self.iter().map(ToString::to_string).collect();
+        list(shown.iter().map(String::as_str))
+    }
+}
+
+fn country(text: &str) -> Result<Country, Wrong> {
+    let hint = match text {
+        // Reserved, and what people type; databases have GB.
+        "UK" | "uk" => "; did you mean \"GB\"?".to_owned(),
+        "EL" | "el" => "; did you mean \"GR\"?".to_owned(),
+        _ => match Country::parse(text) {
+            Some(country) => return Ok(country),
+            None => Country::parse(&text.to_ascii_uppercase())
+                .map_or_else(String::new, |country| format!("; did you mean \"{country}\"?")),
+        },
+    };
+    Err(Wrong::Content(format!(
+        "expected two letters of ISO 3166 such as \"DE\", found {}{hint}",
+        quoted(text)
+    )))
 }
 
 fn strings(value: &Value) -> Result<impl Iterator<Item = &String>, Wrong> {

@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 pub use cidr::Cidr;
 pub use error::{ConfigError, Place, Problem};
 pub use resolved::{
-    Admin, AuthMode, BackendChoice, Config, Forward, Gate, GateAttach, GateMode, Keys, Log, LogFormat,
+    Admin, AuthMode, BackendChoice, Config, Forward, Gate, GateAttach, GateMode, Geo, Keys, Log, LogFormat,
     OnDetach, Output, OutputMode, PlayChoice, Relay, Runtime, Srt, Srtla, Streams, StrengthChoice,
+    UnknownChoice,
 };
 
 use keys::{KEYS, Key};

@@ -6,6 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use bondgate_auth::geo::Country;
 use clap::ValueEnum;
 
 use super::cidr::Cidr;
@@ -21,6 +22,7 @@ pub struct Config {
     pub streams: Streams,
     pub limits: Limits,
     pub bans: Bans,
+    pub geo: Geo,
     pub srt: Srt,
     pub output: Output,
     pub relay: Relay,
@@ -208,6 +210,34 @@ pub struct Bans {
     pub max_s: u64,
 }
 
+/// `[geo]`: from which countries links and SRT callers may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geo {
+    /// A database of countries, `.mmdb`; `None` asks no address for its country.
+    pub database: Option<PathBuf>,
+    /// Only these countries; empty if `block` is meant.
+    pub allow: Vec<Country>,
+    /// All but these; empty if `allow` is meant.
+    pub block: Vec<Country>,
+    /// Addresses of no known country.
+    pub unknown: UnknownChoice,
+    /// Private and local addresses are let in without being asked.
+    pub exempt_private: bool,
+    /// An older database is warned about; 0: none is.
+    pub max_age_days: u16,
+}
+
+/// What becomes of addresses of no known country.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownChoice {
+    /// Kept out by `allow`, let in by `block`.
+    Auto,
+    /// They are let in.
+    Allow,
+    /// They are kept out.
+    Block,
+}
+
 /// `[srt]`: our own SRT endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Srt {
@@ -367,6 +397,19 @@ impl Default for Limits {
             stock_burst: 6000,
             sa1_per_network_per_s: 500,
             sa1_per_network_burst: 2000,
+        }
+    }
+}
+
+impl Default for Geo {
+    fn default() -> Self {
+        Self {
+            database: None,
+            allow: Vec::new(),
+            block: Vec::new(),
+            unknown: UnknownChoice::Auto,
+            exempt_private: true,
+            max_age_days: 30,
         }
     }
 }

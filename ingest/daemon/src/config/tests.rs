@@ -7,6 +7,8 @@ use super::keys::KEYS;
 use super::raw::Raw;
 use super::*;
 
+mod countries;
+
 const PLENTY: usize = 64;
 
 fn from_text(text: &str) -> Result<Loaded, ConfigError> {
@@ -118,6 +120,11 @@ fn effective_values_read_back_as_themselves() {
         "bans.window_s=8",
         "bans.first_s=9",
         "bans.max_s=10",
+        "geo.database=/var/lib/GeoIP/GeoLite2-Country.mmdb",
+        "geo.allow=DE,FR",
+        "geo.unknown=allow",
+        "geo.exempt_private=false",
+        "geo.max_age_days=0",
         "srt.listen=[::1]:2",
         "srt.latency_ms=20",
         "srt.connections_max=7",
@@ -135,12 +142,18 @@ fn effective_values_read_back_as_themselves() {
         "gate.pin_dir=/run/bpf/gate",
         "gate.drop_privileges=false",
     ];
-    assert_eq!(set.len(), KEYS.len(), "every key is changed here");
-    let config = load(&sources(&[], &set)).unwrap().config;
-    for key in KEYS {
-        assert_ne!(key.literal(&config), key.literal(&Config::default()), "{}", key.path);
+    // One list of countries excludes the other.
+    let (mut changed, mut block) = (set.to_vec(), set.to_vec());
+    block.extend(["geo.allow=", "geo.block=RU"]);
+    changed.push("geo.block=RU");
+    assert_eq!(changed.len(), KEYS.len(), "every key is changed here");
+    for (set, same) in [(set.to_vec(), "geo.block"), (block, "geo.allow")] {
+        let config = load(&sources(&[], &set)).unwrap().config;
+        for key in KEYS.iter().filter(|key| key.path != same) {
+            assert_ne!(key.literal(&config), key.literal(&Config::default()), "{}", key.path);
+        }
+        assert_eq!(from_text(&effective(&config)).unwrap().config, config);
     }
-    assert_eq!(from_text(&effective(&config)).unwrap().config, config);
 }
 
 #[test]
@@ -175,7 +188,7 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
         ),
         (
             "[database]\nurl = \"x\"",
-            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin, gate)",
+            "b.toml:1:2: database: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, geo, srt, output, relay, forward, admin, gate)",
         ),
         ("[relay.streams.cam1]", "b.toml:1:8: relay.streams: expected a list of strings, found a table"),
         (
@@ -374,7 +387,7 @@ b.toml:2:14: srt.latency_ms: expected an integer from 20 to 8000, found 5
 b.toml:3:1: srt.lisen: unknown key (did you mean listen?)
 b.toml:5:10: runtime.shards: relay serves from one shard for now (set runtime.shards = 1 or output.mode = \"forward\")
 b.toml:7:10: admin.listen: 0.0.0.0:1 can be reached from outside, and there is no authentication yet (use a loopback address such as \"127.0.0.1:8080\", or \"off\")
-b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, srt, output, relay, forward, admin, gate)"
+b.toml:8:2: nope: unknown section (there are log, runtime, srtla, keys, streams, limits, bans, geo, srt, output, relay, forward, admin, gate)"
     );
 }
 

@@ -83,6 +83,7 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
     }
     gate(config, problems, &say);
     admission(config, &mut findings, &say);
+    countries(config, &mut findings, &say);
     let Findings { problems, warnings } = &mut findings;
     for (key, name) in std::iter::once(("relay.default_stream", &config.relay.default_stream))
         .chain(config.relay.streams.iter().map(|name| ("relay.streams", name)))
@@ -214,6 +215,33 @@ fn admission(config: &Config, findings: &mut Findings, say: &impl Fn(&str, Strin
         && let Err(message) = host_port(&config.keys.server)
     {
         problems.push(say("keys.server", message, "write host:port, for example \"gate.example.net:5000\""));
+    }
+}
+
+/// Countries, and the database that knows them.
+fn countries(config: &Config, findings: &mut Findings, say: &impl Fn(&str, String, &str) -> Problem) {
+    let geo = &config.geo;
+    let named =
+        [("geo.allow", &geo.allow), ("geo.block", &geo.block)].into_iter().find(|(_, list)| !list.is_empty());
+    if !geo.allow.is_empty() && !geo.block.is_empty() {
+        findings.problems.push(say(
+            "geo.block",
+            "geo.allow is set too".to_owned(),
+            "name the countries that may come in, or those that may not",
+        ));
+    }
+    match (&geo.database, named) {
+        (None, Some((key, _))) => findings.problems.push(say(
+            "geo.database",
+            format!("off, but {key} names countries"),
+            "name a database of countries, for example \"/var/lib/GeoIP/GeoLite2-Country.mmdb\"",
+        )),
+        (Some(_), None) => findings.warnings.push(say(
+            "geo.database",
+            "has no effect while neither geo.allow nor geo.block names countries".to_owned(),
+            "name some, or set it \"off\"",
+        )),
+        _ => {}
     }
 }
 

@@ -2,6 +2,7 @@
 //! and health over HTTP, so that a slow dashboard cannot slow a stream.
 
 pub mod catalogue;
+pub mod geo;
 pub mod health;
 pub mod keyring_file;
 pub mod keyring_watch;
