@@ -1,0 +1,141 @@
+//! Both ends around the receiver under test in one loop on one processor: the swarm, the sink, and a flood if there is one.
+//!
+//! One thread and one clock for both ends, so that latency needs no agreement between clocks and the ends never preempt one
+//! another. Promise: nothing waits for the receiver; what arrives is looked at as soon as what was due is sent.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bondgate_io::{AnyBackend, Backend, Choice, Gro, Limits, Role, SocketId};
+
+use crate::flood::Flooder;
+use crate::sink::Sink;
+use crate::swarm::{Load, Swarm, SwarmAuth};
+use crate::topology::Ground;
+
+/// Waits shorter than this are spun through: waking up takes longer than that.
+const SPIN: Duration = Duration::from_micros(200);
+/// Longest wait, so that phases end in time.
+const WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// Both ends.
+pub struct FarEnd {
+    backend: AnyBackend,
+    /// The senders.
+    pub swarm: Swarm,
+    /// The server, unless a device is.
+    pub sink: Option<(SocketId, Sink)>,
+    /// What has no business there.
+    pub flood: Option<Flooder>,
+    /// Since when times count.
+    pub origin: Instant,
+}
+
+impl FarEnd {
+    /// Opens all sockets on the ground. `srt_ack` is the interval in which the sink acknowledges.
+    ///
+    /// # Errors
+    /// When there are not enough descriptors, or the kernel refuses.
+    pub fn new(ground: &Ground, load: Load, auth: SwarmAuth, srt_ack: Option<Duration>) -> Result<Self> {
+        let links = load.groups as usize * load.links as usize;
+        let limits = Limits {
+            sockets: links + 4104,
+            gso: load.burst > 1,
+            gro: Gro::Adaptive,
+            turn_sends: 16_384,
+            turn_send_bytes: 4 << 20,
+            linger_us_max: 0,
+            ..Limits::default()
+        };
+        let (mut backend, _) = bondgate_io::open(Choice::Auto, &limits).context("the generator's backend")?;
+        let mut add = |socket, role| -> io::Result<SocketId> { backend.add(socket, role) };
+        let sockets = ground
+            .link_sockets(load.groups, load.links, ground.receiver)?
+            .into_iter()
+            .map(|socket| add(socket, Role::Connected))
+            .collect::<io::Result<Vec<_>>>()
+            .context("the generator's sockets")?;
+        let origin = Instant::now();
+        let sink = match ground.sink_socket()? {
+            Some(socket) => {
+                let sink = Sink::new(load.magic, origin, load.groups as usize, srt_ack);
+                Some((add(socket, Role::Listener)?, sink))
+            }
+            None => None,
+        };
+        let swarm = Swarm::new(load, &sockets, auth, origin);
+        Ok(Self { backend, swarm, sink, flood: None, origin })
+    }
+
+    /// One turn: takes what has arrived, sends what is due.
+    ///
+    /// # Errors
+    /// When the backend can no longer work.
+    pub fn turn(&mut self) -> Result<Instant> {
+        let next = self.swarm.idle_until().filter(|_| self.flood.is_none());
+        let wait = next
+            .map(|at| at.saturating_duration_since(Instant::now()))
+            .filter(|wait| *wait > SPIN)
+            .map_or(Duration::ZERO, |wait| wait.saturating_sub(SPIN / 2).min(WAIT_MAX));
+        let received = self.backend.receive(Some(wait)).context("the generator")?;
+        let now = Instant::now();
+        for index in 0..received {
+            let datagram = self.backend.datagram(index);
+            match &mut self.sink {
+                Some((id, sink)) if *id == datagram.socket => {
+                    sink.datagram(now, datagram.from, datagram.bytes);
+                }
+                _ => self.swarm.datagram(now, datagram.socket, datagram.bytes),
+            }
+        }
+        let backend = &mut self.backend;
+        if let Some((id, sink)) = &mut self.sink {
+            sink.answer(now, |to, bytes| backend.send(*id, Some(to), bytes));
+        }
+        self.swarm.send_due(now, |socket, bytes| backend.send(socket, None, bytes));
+        if let Some(flood) = &mut self.flood {
+            flood.send_due(now, |socket, to, bytes| backend.send(socket, Some(to), bytes));
+        }
+        self.backend.flush();
+        // Refused sends are the receiver's absence; the swarm tries again or counts the loss.
+        while self.backend.next_error().is_some() {}
+        Ok(now)
+    }
+
+    /// Turns for so long.
+    ///
+    /// # Errors
+    /// When the backend can no longer work.
+    pub fn turn_for(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while self.turn()? < end {}
+        Ok(())
+    }
+
+    /// Tells the receiver which streams the groups want, where it demands that.
+    pub fn call(&mut self) {
+        let backend = &mut self.backend;
+        self.swarm.call(|socket, bytes| backend.send(socket, None, bytes));
+        self.backend.flush();
+    }
+
+    /// Adds a flood's sockets.
+    ///
+    /// # Errors
+    /// When the backend has no room.
+    pub fn add_socket(&mut self, socket: std::net::UdpSocket) -> Result<SocketId> {
+        self.backend.add(socket, Role::Unconnected).context("the flood's socket")
+    }
+
+    /// Datagrams that the kernel dropped at the harness's own sockets.
+    pub fn own_drops(&self) -> u64 {
+        self.backend.counters().rx_kernel_drops
+    }
+
+    /// Datagrams that the harness could not send.
+    pub fn own_failures(&self) -> u64 {
+        let counters = self.backend.counters();
+        counters.tx_would_block + counters.tx_errors + counters.tx_no_room
+    }
+}
