@@ -16,7 +16,7 @@ use bondgate_auth::prefix::PrefixSet;
 use bondgate_auth::sa1::ListenerId;
 use bondgate_auth::stream::{Play, StreamPolicy, Strength};
 use bondgate_auth::table::KeyTable;
-use bondgate_proto::receiver::{Admission, AdmitPolicy, Limits, Rate, StockAdmission};
+use bondgate_proto::receiver::{Admission, AdmitPolicy, DropReason, Limits, Rate, StockAdmission};
 
 use crate::config::{AuthMode, Config, PlayChoice, StrengthChoice};
 
@@ -82,6 +82,17 @@ impl Policy {
     pub fn with_bans(&self, bans: BanSet) -> Self {
         let admission = Admission { bans: Arc::new(bans), ..Admission::clone(&self.admission) };
         Self { admission: Arc::new(admission), ..self.clone() }
+    }
+
+    /// Why a caller at the SRT port is met with silence, if so: it shows no key. `srtla.allow` is about registration and not
+    /// asked here.
+    pub fn drops_plain(&self, ip: IpAddr, wall_ms: u64) -> Option<DropReason> {
+        self.admission.ban(ip, false, wall_ms).map(|_| DropReason::Banned)
+    }
+
+    /// Whether a plain SRT session that was let in must end.
+    pub fn ends_plain(&self, ip: IpAddr, wall_ms: u64) -> bool {
+        self.admission.bans.everyone(ip, wall_ms).is_some()
     }
 
     /// Whether an address is named for senders without a key, and not merely admitted with all others.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ban::BanArgs;
 use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
@@ -73,6 +74,8 @@ pub enum Command {
     Key(KeyArgs),
     /// Makes, lists and ends the tokens of streams
     Token(TokenArgs),
+    /// Keeps addresses and networks out, for a time or for good
+    Ban(BanArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

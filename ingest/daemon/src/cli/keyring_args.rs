@@ -21,7 +21,7 @@ pub struct KeyringArgs {
     /// Configuration file; without it the one `bondgate run` would use
     #[arg(short, long, global = true, value_name = "FILE", env = "BONDGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Directory of the keyring, instead of runtime.state_dir
+    /// Directory of the keyring and the bans, instead of runtime.state_dir
     #[expect(clippy::doc_markdown, reason = "help text, shown as it is")]
     #[arg(long, global = true, value_name = "DIRECTORY")]
     pub state_dir: Option<PathBuf>,
@@ -209,17 +209,25 @@ pub enum Ttl {
 }
 
 impl KeyringArgs {
-    /// The configuration, and where its keyring is.
+    /// The configuration.
     ///
     /// # Errors
-    /// The configuration is invalid, or says that nothing is kept.
-    pub fn open(&self, global: &GlobalArgs) -> Result<(Config, KeyringFile), Failure> {
+    /// It is invalid.
+    pub fn config(&self, global: &GlobalArgs) -> Result<Config, Failure> {
         let mut flags = global.overrides();
         if let Some(dir) = &self.state_dir {
             flags.push(("--state-dir", format!("runtime.state_dir={}", dir.display())));
         }
         let file = self.config.clone().or_else(config::find_file);
-        let config = config::load(&Sources::of_process(file, flags))?.config;
+        Ok(config::load(&Sources::of_process(file, flags))?.config)
+    }
+
+    /// The configuration, and where its keyring is.
+    ///
+    /// # Errors
+    /// The configuration is invalid, or says that nothing is kept.
+    pub fn open(&self, global: &GlobalArgs) -> Result<(Config, KeyringFile), Failure> {
+        let config = self.config(global)?;
         let keyring = KeyringFile::of(&config).ok_or_else(|| {
             Failure::config(
                 "runtime.state_dir is off, so there is no place for a keyring; write [runtime] state_dir = \
@@ -273,12 +281,19 @@ fn stream_name(text: &str) -> Result<String, String> {
     name::check_stream(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
-fn network(text: &str) -> Result<Cidr, String> {
+/// A network as a flag.
+///
+/// # Errors
+/// A sentence for people.
+pub fn network(text: &str) -> Result<Cidr, String> {
     cidr::parse(text).map(|network| Cidr { addr: network.addr, prefix: network.prefix })
 }
 
 /// Seconds, minutes, hours or days.
-fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// A sentence for people.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "write a time such as 45s, 90m, 24h or 30d".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);

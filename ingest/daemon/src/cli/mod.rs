@@ -3,6 +3,7 @@
 //! One file per subcommand. stdout carries a command's data, stderr its logs and its one error message.
 
 pub mod args;
+pub mod ban;
 pub mod check_config;
 pub mod demo;
 pub mod device;
@@ -80,6 +81,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Device(args) => device::run(&args, &global),
         Command::Key(args) => key::run(&args, &global),
         Command::Token(args) => token::run(&args, &global),
+        Command::Ban(args) => ban::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::config::{AuthMode, Config, OutputMode};
+use crate::control::bans::BanWatch;
 use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
@@ -12,8 +13,9 @@ use crate::control::{self, ServiceState, health};
 use crate::exit::Failure;
 use crate::service::Service;
 use crate::shard::notice::{Notice, Notices};
+use bondgate_proto::receiver::Notice as SrtlaNotice;
 
-/// How often the supervisor looks at notices, signals, heartbeats and the keyring: a revoked key ends within it.
+/// How often the supervisor looks at notices, signals, heartbeats, the keyring and the bans: a revoked key ends within it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it looks at slower things: the ticket epoch, the watchdog.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -33,8 +35,10 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let notify = Notify::from_env();
     let (mut keyring, policy) =
         KeyringWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let service = Service::start(config, policy).map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let state = Arc::new(ServiceState::default());
+    let mut bans = BanWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let service =
+        Service::start(config, bans.apply(&policy)).map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let state = Arc::new(ServiceState { bans: bans.figures(), ..ServiceState::default() });
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
 
@@ -60,8 +64,9 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let mut failed = false;
     while !signals.stop_requested() {
         std::thread::sleep(LOOK_EVERY);
-        log(service.notices(), &keyring);
+        log(service.notices(), &keyring, &mut bans);
         keyring.look(&service);
+        bans.look(&service);
         if Instant::now() >= tick_at {
             tick_at = Instant::now() + TICK_EVERY;
             service.tick();
@@ -81,16 +86,19 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     tracing::info!("stopping");
     let notices = service.notices().clone();
     let stopped = service.stop();
-    log(&notices, &keyring);
+    log(&notices, &keyring, &mut bans);
+    bans.finish();
     control.stop();
     stopped.map_err(|e| Failure::runtime(format!("{e:#}")))?;
     if failed { Err(Failure::runtime("a shard ended by itself")) } else { Ok(()) }
 }
 
-fn log(notices: &Notices, keyring: &KeyringWatch) {
+fn log(notices: &Notices, keyring: &KeyringWatch, bans: &mut BanWatch) {
     while let Some(notice) = notices.pop() {
-        if let Notice::TokenSpent { token } = notice {
-            keyring.spend(token);
+        match notice {
+            Notice::TokenSpent { token } => keyring.spend(token),
+            Notice::Srtla(SrtlaNotice::Strike { ip }) => bans.strike(ip),
+            _ => {}
         }
         if notice.is_warning() {
             tracing::warn!("{notice}");

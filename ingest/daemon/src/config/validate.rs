@@ -82,6 +82,13 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
         problems.push(say("forward.server", message, "write host:port, for example \"127.0.0.1:4001\""));
     }
     gate(config, problems, &say);
+    if config.bans.first_s > config.bans.max_s {
+        problems.push(say(
+            "bans.first_s",
+            format!("{} is more than bans.max_s ({})", config.bans.first_s, config.bans.max_s),
+            "the first ban is the shortest",
+        ));
+    }
     admission(config, &mut findings, &say);
     countries(config, &mut findings, &say);
     let Findings { problems, warnings } = &mut findings;

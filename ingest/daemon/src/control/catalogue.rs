@@ -23,6 +23,10 @@ pub struct Scrape {
     pub ready: bool,
     /// A stop was asked for.
     pub draining: bool,
+    /// Bans in force, by origin.
+    pub bans: Vec<(&'static str, u64)>,
+    /// Times the bans could not be read or written.
+    pub ban_failures: u64,
 }
 
 /// Counter or gauge.
@@ -282,6 +286,17 @@ pub static CATALOGUE: &[Metric] = &[
             out.put(vec![], shard.device_keys as f64);
         }
     }),
+    gauge("bondgate_bans", &["origin"], "Networks that are banned, by who banned them.", |scrape, out| {
+        for (origin, count) in &scrape.bans {
+            out.put(vec![(*origin).to_owned()], *count as f64);
+        }
+    }),
+    counter(
+        "bondgate_ban_file_failures_total",
+        NONE,
+        "Times bans.json could not be read or written; what was in force stays, and the log says why.",
+        |scrape, out| out.count(vec![], scrape.ban_failures),
+    ),
     counter(
         "bondgate_srtla_received_datagrams_total",
         SHARD,
@@ -441,6 +456,16 @@ pub static CATALOGUE: &[Metric] = &[
         STREAM,
         "How long a gap is held open before a retransmission is asked for, measured from the spread between links.",
         |scrape, out| per_stream_seconds(scrape, out, |stream| (stream.reorder_hold_ms, 1e3)),
+    ),
+    counter(
+        "bondgate_srt_dropped_datagrams_total",
+        &["shard", "reason"],
+        "Handshakes at the SRT port that were met with silence, by reason.",
+        |scrape, out| {
+            for shard in &scrape.shards {
+                by_reason(out, &[shard.shard.to_string()], &shard.srt_dropped);
+            }
+        },
     ),
     counter(
         "bondgate_rejections_total",

@@ -46,9 +46,18 @@ enum Seal {
     Beside,
 }
 
-/// Changes whenever the keyring does; cheap to get. Equal stamps: nothing has changed.
+/// Changes whenever a file does; cheap to get. Equal stamps: nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(Option<[u64; 5]>);
+
+impl Stamp {
+    /// What there is to see of a file without reading it: two system calls at most.
+    pub fn of(path: &Path) -> Self {
+        Self(fs::metadata(path).ok().map(|meta| {
+            [meta.ino(), meta.size(), meta.mtime() as u64, meta.mtime_nsec() as u64, meta.ctime_nsec() as u64]
+        }))
+    }
+}
 
 impl KeyringFile {
     /// The keyring of a configuration; `None` without a state directory.
@@ -133,9 +142,7 @@ impl KeyringFile {
 
     /// What there is to see of the keyring without reading it: two system calls at most.
     pub fn stamp(&self) -> Stamp {
-        Stamp(fs::metadata(self.path()).ok().map(|meta| {
-            [meta.ino(), meta.size(), meta.mtime() as u64, meta.mtime_nsec() as u64, meta.ctime_nsec() as u64]
-        }))
+        Stamp::of(&self.path())
     }
 
     fn seal_path(&self) -> PathBuf {

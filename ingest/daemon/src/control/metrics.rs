@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::ServiceState;
+use super::bans::Origin;
 use super::catalogue::{CATALOGUE, Kind, Number, Scrape};
 use crate::shard::snapshot::SnapshotSlot;
 
@@ -47,6 +48,12 @@ impl Metrics {
             started_unix_s: self.started_unix_s,
             ready: state.ready.load(Ordering::Acquire),
             draining: state.draining.load(Ordering::Acquire),
+            bans: Origin::ALL
+                .into_iter()
+                .zip(&state.bans.in_force)
+                .map(|(origin, count)| (origin.name(), count.load(Ordering::Relaxed)))
+                .collect(),
+            ban_failures: state.bans.failures.load(Ordering::Relaxed),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));

@@ -1,6 +1,7 @@
 //! The control plane: its own thread and runtime, never on a shard. It reads published snapshots and answers metrics
 //! and health over HTTP, so that a slow dashboard cannot slow a stream.
 
+pub mod bans;
 pub mod catalogue;
 pub mod geo;
 pub mod health;
@@ -13,17 +14,18 @@ pub mod signals;
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bondgate_auth::cidr::Cidr;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -39,6 +41,8 @@ pub struct ServiceState {
     pub ready: AtomicBool,
     /// A stop was asked for.
     pub draining: AtomicBool,
+    /// Figures of the bans.
+    pub bans: Arc<bans::watch::BanFigures>,
 }
 
 /// What the HTTP handlers read.
@@ -141,10 +145,11 @@ async fn serve(listener: TcpListener, router: Router, stopped: oneshot::Receiver
     tokio::time::timeout(STOP_WITHIN, server).await.unwrap_or(Ok(()))
 }
 
-const PATHS: [(&str, &str); 3] = [
+const PATHS: [(&str, &str); 4] = [
     ("/metrics", "figures for Prometheus"),
     ("/livez", "200 while every shard turns, 503 otherwise"),
     ("/readyz", "200 while streams are served, 503 while starting or stopping"),
+    ("/links-in/ADDR/PREFIX", "how many live links there are in a network, and of which streams"),
 ];
 
 fn router(reader: Arc<Reader>) -> Router {
@@ -153,6 +158,7 @@ fn router(reader: Arc<Reader>) -> Router {
         .route("/metrics", get(scrape))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/links-in/{addr}/{prefix}", get(links_in))
         .fallback(async || (StatusCode::NOT_FOUND, index()))
         .with_state(reader)
 }
@@ -160,7 +166,7 @@ fn router(reader: Arc<Reader>) -> Router {
 fn index() -> String {
     let mut text = format!("bondgate {}\n\n", env!("CARGO_PKG_VERSION"));
     for (path, what) in PATHS {
-        let _ = writeln!(text, "{path:<10} {what}");
+        let _ = writeln!(text, "{path:<22} {what}");
     }
     text
 }
@@ -178,6 +184,21 @@ async fn livez(State(reader): State<Arc<Reader>>) -> Response {
 
 async fn readyz(State(reader): State<Arc<Reader>>) -> Response {
     answer(health::ready(&reader.state))
+}
+
+/// Whom a ban would hit, for `bondgate ban add`.
+async fn links_in(State(reader): State<Arc<Reader>>, Path((addr, prefix)): Path<(IpAddr, u8)>) -> Response {
+    let network = Cidr { addr, prefix };
+    let (mut links, mut streams) = (0, std::collections::BTreeSet::new());
+    for group in reader.slots.iter().flat_map(|slot| slot.read().groups) {
+        let count = group.links.iter().filter(|link| link.live && network.contains(link.addr.ip())).count();
+        links += count;
+        if count > 0 && !group.stream.is_empty() {
+            streams.insert(group.stream);
+        }
+    }
+    let found = serde_json::json!({ "links": links, "streams": streams });
+    ([(header::CONTENT_TYPE, "application/json")], found.to_string()).into_response()
 }
 
 fn answer(state: Result<(), String>) -> Response {

@@ -98,6 +98,7 @@ fn sample() -> ShardSnapshot {
             reorder_hold_ms: 65,
         }],
         device_keys: 2,
+        srt_dropped: vec![("banned", 4)],
         rejections: vec![("bad_request", 2)],
     }
 }

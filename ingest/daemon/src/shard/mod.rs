@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use bondgate_auth::keyring::key_id_text;
 use bondgate_io::{Backend, Datagram, Role, SocketId, Waker};
 use bondgate_proto::receiver::{
-    Action, Actions, Clock, Command, DropReason, GroupProof, Notice as SrtlaNotice, Receiver, SealedCopy,
-    Verdict,
+    Action, Actions, Clock, Command, DropReason, Dropped, GroupProof, Notice as SrtlaNotice, Receiver,
+    SealedCopy, Verdict,
 };
 use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
 
@@ -55,6 +55,9 @@ const TRANSMIT_BUDGET: usize = 4096;
 /// Room for rare effects: this many times what the dearest call of the receiver may want, so that one timeout pass
 /// can answer for many links.
 const ACTIONS_ROOM: usize = 16;
+
+/// Why datagrams are dropped at the SRT port.
+const SRT_DROPS: [DropReason; 1] = [DropReason::Banned];
 
 /// What all shards and the supervisor share.
 #[derive(Clone, Debug)]
@@ -99,6 +102,8 @@ pub struct Shard<B> {
     policy_version: u64,
     /// The clocks at the last beat.
     clocks: Clock,
+    /// What was dropped at the SRT port.
+    srt_dropped: Dropped,
     /// Groups that close now have lost their right to be here: what they have sent is not played any more.
     is_cutting: bool,
     slot: SnapshotSlot,
@@ -155,6 +160,7 @@ impl<B: Backend> Shard<B> {
             policy,
             policy_version,
             clocks,
+            srt_dropped: Dropped::default(),
             is_cutting: false,
             slot: parts.slot,
             beat_at: now,
@@ -268,8 +274,16 @@ impl<B: Backend> Shard<B> {
             self.apply_actions(now);
             self.uplink(now, verdict, Source::Received { index, len, from }, 0);
         } else if Some(socket) == self.srt {
+            let peer = LinkAddr::new(from).addr;
+            // Whoever has no session yet can only begin one; those who have are cut when the policy comes.
+            if permit::is_handshake(bytes)
+                && let Some(reason) = self.policy.drops_plain(peer.ip(), self.clocks.now(now).wall_ms)
+            {
+                self.srt_dropped.add(reason);
+                return;
+            }
             if let Output::Relay(relay) = &mut self.output {
-                relay.endpoint.handle(now, Peer::Plain(LinkAddr::new(from).addr), 0, bytes);
+                relay.endpoint.handle(now, Peer::Plain(peer), 0, bytes);
                 relay.pump(now);
             }
         } else if let Output::Forward(forward) = &mut self.output {
@@ -399,7 +413,11 @@ impl<B: Backend> Shard<B> {
         self.is_cutting = false;
         let is_known = |token: &_| self.policy.streams.knows_token(token);
         match &mut self.output {
-            Output::Relay(relay) => relay.recheck(now, is_known),
+            Output::Relay(relay) => {
+                relay.recheck(now, is_known);
+                let wall_ms = self.clocks.now(now).wall_ms;
+                relay.cut_plain(now, |ip| self.policy.ends_plain(ip, wall_ms));
+            }
             Output::Forward(forward) => {
                 for group in forward.without_token(is_known) {
                     self.receiver.handle_command(now, Command::CloseGroup(group), &mut self.actions);
@@ -553,10 +571,12 @@ impl<B: Backend> Shard<B> {
         }
         self.siblings.repeat_claims(&self.receiver);
         let (receiver, backend, output, id) = (&self.receiver, &self.backend, &self.output, self.id);
-        let device_keys = self.policy.admission.keys.len();
+        let (device_keys, srt_dropped) = (self.policy.admission.keys.len(), self.srt_dropped);
         self.slot.publish(|slot| {
             fill(slot, now, id, receiver, backend, output);
             slot.device_keys = device_keys;
+            slot.srt_dropped.clear();
+            slot.srt_dropped.extend(SRT_DROPS.map(|reason| (reason.name(), srt_dropped.of(reason))));
         });
     }
 }

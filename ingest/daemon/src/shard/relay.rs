@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,8 @@ pub struct Relay {
     callers: VecDeque<Caller>,
     /// The token that let a session in, if it took one.
     tokens: HashMap<ConnId, TokenId>,
+    /// Where the sessions without bonding come from.
+    plain: HashMap<ConnId, IpAddr>,
     refusals: Refusals,
     notices: Notices,
 }
@@ -127,6 +129,7 @@ impl Relay {
             roles: HashMap::with_capacity(streams_max),
             callers: VecDeque::with_capacity(streams_max),
             tokens: HashMap::with_capacity(streams_max),
+            plain: HashMap::with_capacity(streams_max),
             refusals: Refusals::new(notices.clone()),
             notices,
         }
@@ -354,7 +357,7 @@ impl Relay {
         old: Option<Publisher>,
     ) -> Result<(), Refusal> {
         let index = self.stream_index(name);
-        let conn = self.accept(now, caller.id, grant)?;
+        let conn = self.accept(now, caller, grant)?;
         if let Some(old) = old {
             // What it has sent so far is still played.
             self.endpoint.drain(now, old.conn);
@@ -414,7 +417,7 @@ impl Relay {
         index: usize,
         grant: Grant,
     ) -> Result<(), Refusal> {
-        let conn = self.accept(now, caller.id, grant)?;
+        let conn = self.accept(now, caller, grant)?;
         self.roles.insert(conn, Role::Player(index));
         if let Some(stream) = self.streams.get_mut(index) {
             stream.players.push(conn);
@@ -423,12 +426,15 @@ impl Relay {
         Ok(())
     }
 
-    fn accept(&mut self, now: Instant, id: IncomingId, grant: Grant) -> Result<ConnId, Refusal> {
-        let conn = self.endpoint.accept(now, id, AcceptOptions::default()).ok_or_else(|| Refusal {
+    fn accept(&mut self, now: Instant, caller: &Caller, grant: Grant) -> Result<ConnId, Refusal> {
+        let conn = self.endpoint.accept(now, caller.id, AcceptOptions::default()).ok_or_else(|| Refusal {
             code: 1402,
             label: "connections_full",
             why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
         })?;
+        if let Peer::Plain(addr) = caller.peer {
+            self.plain.insert(conn, addr.ip());
+        }
         if let Some(token) = grant.token {
             self.tokens.insert(conn, token);
             if grant.spent {
@@ -448,6 +454,16 @@ impl Relay {
         self.pump(now);
     }
 
+    /// Ends the sessions without bonding of those who must go, publishers and players.
+    pub fn cut_plain(&mut self, now: Instant, must_go: impl Fn(IpAddr) -> bool) {
+        for (conn, ip) in &self.plain {
+            if must_go(*ip) {
+                self.endpoint.close(now, *conn);
+            }
+        }
+        self.pump(now);
+    }
+
     fn live_names(&self) -> String {
         let live: Vec<&str> =
             self.streams.iter().filter(|s| s.publisher.is_some()).map(|s| &*s.name).take(10).collect();
@@ -456,6 +472,7 @@ impl Relay {
 
     fn forget(&mut self, now: Instant, conn: ConnId, reason: &str) {
         self.tokens.remove(&conn);
+        self.plain.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Publisher(index)) => {
                 let Some(stream) = self.streams.get_mut(index) else { return };

@@ -30,6 +30,8 @@ pub struct ShardSnapshot {
     pub streams: Vec<StreamStats>,
     /// Valid device keys in the policy in force.
     pub device_keys: usize,
+    /// Datagrams dropped at the SRT port before the engine saw them, since start, by reason.
+    pub srt_dropped: Vec<(&'static str, u64)>,
     /// SRT connections refused since start, by reason.
     pub rejections: Vec<(&'static str, u64)>,
 }

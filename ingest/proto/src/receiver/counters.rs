@@ -16,6 +16,18 @@ impl Default for Dropped {
     }
 }
 
+impl Dropped {
+    /// One more.
+    pub fn add(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// How many for `reason`.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
 impl IntoIterator for Dropped {
     type Item = u64;
     type IntoIter = std::array::IntoIter<u64, { DropReason::ALL.len() }>;
@@ -98,7 +110,7 @@ pub struct Counters {
 impl Counters {
     /// Datagrams dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.dropped.0[reason as usize]
+        self.dropped.of(reason)
     }
 
     /// Datagrams dropped for any reason.
@@ -130,7 +142,7 @@ impl Counters {
             Verdict::ToLink(_) => self.to_link += 1,
             Verdict::HandOff(_) => self.handed_off += 1,
             Verdict::Consumed => self.consumed += 1,
-            Verdict::Drop(reason) => self.dropped.0[reason as usize] += 1,
+            Verdict::Drop(reason) => self.dropped.add(reason),
         }
     }
 }
