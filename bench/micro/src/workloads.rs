@@ -24,6 +24,11 @@ pub const ALL: &[Workload] = &[
         run: receiver::uplink_4_links,
     },
     Workload {
+        name: "uplink_trains",
+        what: "the same, eight of each link in a row",
+        run: receiver::uplink_trains,
+    },
+    Workload {
         name: "uplink_10k_groups",
         what: "one data packet of a random link of 10,000 groups of 4",
         run: receiver::uplink_10k_groups,

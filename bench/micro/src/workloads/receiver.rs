@@ -68,6 +68,15 @@ fn streaming(links: u16) -> (Rig, Vec<LinkAddr>) {
 }
 
 pub fn uplink_4_links() -> u64 {
+    uplinks(1)
+}
+
+pub fn uplink_trains() -> u64 {
+    uplinks(8)
+}
+
+/// Packets of four links that take turns after `train` packets each.
+fn uplinks(train: u32) -> u64 {
     let (Rig { mut receiver, mut out, mut now }, links) = streaming(4);
     let mut packet = data(1000, 22);
     let mut forwarded = 0;
@@ -75,7 +84,7 @@ pub fn uplink_4_links() -> u64 {
         for seq in 1000..41_000u32 {
             now += GAP;
             packet[..4].copy_from_slice(&seq.to_be_bytes());
-            let verdict = uplink(&mut receiver, &mut out, now, links[seq as usize % 4], &packet);
+            let verdict = uplink(&mut receiver, &mut out, now, links[(seq / train) as usize % 4], &packet);
             forwarded += u64::from(matches!(verdict, Verdict::Forward(_)));
         }
     });

@@ -5,7 +5,7 @@
 
 use super::bucket::Bucket;
 use super::config::{ACK_EVERY_MAX, ReceiverConfig};
-use super::table::Index;
+use super::table::{Index, KeyHash};
 use super::timers::Deadlines;
 use crate::wire::{SHORT_PADDED_LEN, Telemetry};
 use crate::{LinkAddr, LinkKey, Seq};
@@ -31,7 +31,8 @@ pub(super) struct Link {
     pub srt_at: Option<Instant>,
     /// A keepalive came from this address since its last join.
     pub has_kept_alive: bool,
-    timeout_armed_at: Instant,
+    /// Hearing from it at this time or later moves its timeout.
+    timeout_stands_until: Instant,
     /// `Some(n)`: adopted without REG2, n plausible packets so far; attracts no return traffic that belongs to one link.
     pub probation: Option<u8>,
     pub reg3_repeats: u8,
@@ -122,6 +123,8 @@ pub(super) struct Links {
     per_group: usize,
     credit_cap_bytes: i32,
     index: Index,
+    /// The slot found last. Datagrams come in trains.
+    last_found: u32,
     pub timeout: Deadlines,
     pub ack_flush: Deadlines,
     pub reg3: Deadlines,
@@ -137,6 +140,7 @@ impl Links {
             per_group: config.links_per_group_max,
             credit_cap_bytes: config.credit_cap_bytes.cast_signed(),
             index: Index::new(slots),
+            last_found: 0,
             timeout: Deadlines::new(config.link_timeout + TIMEOUT_GRAIN, slots),
             ack_flush: Deadlines::new(config.ack_flush, slots),
             reg3: Deadlines::new(config.reg3_repeat, slots),
@@ -147,6 +151,17 @@ impl Links {
     /// The slot of the link with this address.
     pub(super) fn find(&self, addr: LinkAddr, hash: u32) -> Option<u32> {
         self.index.get(hash, |slot| self.get(slot).is_some_and(|link| link.addr == addr))
+    }
+
+    /// The hash of this address, and the slot of the link that has it.
+    pub(super) fn hash_and_find(&mut self, addr: LinkAddr, hash: &KeyHash) -> (u32, Option<u32>) {
+        if let Some(link) = self.get(self.last_found).filter(|link| link.addr == addr) {
+            return (link.hash, Some(self.last_found));
+        }
+        let hash = hash.of(&addr.octets());
+        let found = self.find(addr, hash);
+        self.last_found = found.unwrap_or(self.last_found);
+        (hash, found)
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Link> {
@@ -234,7 +249,7 @@ impl Links {
             talked_at: None,
             srt_at: None,
             has_kept_alive: false,
-            timeout_armed_at: now,
+            timeout_stands_until: now + TIMEOUT_GRAIN,
             probation: link.probation.then_some(0),
             reg3_repeats: 0,
             proven: link.proven,
@@ -286,8 +301,8 @@ impl Links {
         link.received_packets += 1;
         link.received_bytes += bytes as u64;
         link.credit_bytes = link.credit_bytes.saturating_add(bytes as i32).min(credit_cap_bytes);
-        if now.saturating_duration_since(link.timeout_armed_at) >= TIMEOUT_GRAIN {
-            link.timeout_armed_at = now;
+        if now >= link.timeout_stands_until {
+            link.timeout_stands_until = now + TIMEOUT_GRAIN;
             self.timeout.arm(slot, now);
         }
     }

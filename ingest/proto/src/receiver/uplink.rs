@@ -26,14 +26,14 @@ impl Receiver {
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Verdict::Drop(DropReason::Oversize);
         }
-        let hash = self.hash.of(&from.octets());
+        let (hash, link) = self.links.hash_and_find(from, &self.hash);
         let datagram = wire::classify(bytes);
         if let Datagram::Srtla(packet) = datagram
             && matches!(packet.kind(), PacketType::Reg1 | PacketType::Reg2)
         {
             return self.register(now, (from, hash), &packet, out);
         }
-        let Some(link) = self.links.find(from, hash) else {
+        let Some(link) = link else {
             return self.stranger(now, (from, hash), &datagram, out);
         };
         self.counters.on_owner += 1;
