@@ -274,3 +274,52 @@ fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
         bytes[at + 7],
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::rows;
+    use std::collections::HashSet;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_row_of_the_table() {
+        let mut wrong = Vec::new();
+        for row in rows() {
+            for (index, (frame, reason)) in row.frames.iter().enumerate() {
+                let verdict = decide(&&frame[..], &row.world);
+                if verdict.reason != *reason {
+                    wrong.push(std::format!("{} [{index}]: {:?}, not {reason:?}", row.name, verdict.reason));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn the_table_has_every_reason_and_each_name_once() {
+        let rows = rows();
+        let reasons: HashSet<Reason> =
+            rows.iter().flat_map(|row| &row.frames).map(|(_, reason)| *reason).collect();
+        assert_eq!(reasons.len(), Reason::ALL.len());
+        let names: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names.len(), rows.len());
+    }
+
+    /// What a flood of forged sources can change is the one bucket that all senders without a key share.
+    #[test]
+    fn forged_sources_touch_nothing() {
+        use crate::testing::{DRY, FrameSpec, SRTLA_PORT, World, gate_key, sa1, stock};
+        let mut world = World::standard_with(|world| world.config.flags &= !(CHECK_ALLOW | STOCK_LISTED));
+        for budget in [Budget::Prefix, Budget::Sa1Source, Budget::StockSource, Budget::StockTotal] {
+            world.limit(budget, DRY);
+        }
+        for i in 0..=255 {
+            let source = std::format!("203.0.{i}.{i}");
+            for payload in [stock(0), sa1(0, &gate_key(99)), std::vec![0x11; 1332]] {
+                decide(&&FrameSpec::new(&source, SRTLA_PORT, payload).build()[..], &world);
+            }
+        }
+        assert_eq!(world.spent().len(), 1 + 3, "everybody's, and those of the three that were served");
+    }
+}

@@ -8,6 +8,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::inline_always, reason = "what the BPF program calls has to become one function")]
 
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
 pub mod abi;
 pub mod bucket;
 pub mod gate;
@@ -15,3 +18,5 @@ pub mod packet;
 pub mod reason;
 pub mod siphash;
 pub mod steer;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

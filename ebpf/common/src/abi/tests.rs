@@ -2,7 +2,6 @@ use super::*;
 use core::mem::offset_of;
 
 fn address(text: &str) -> [u8; 16] {
-    extern crate std;
     match text.parse::<std::net::IpAddr>().unwrap() {
         std::net::IpAddr::V4(v4) => v4_mapped(v4.octets()),
         std::net::IpAddr::V6(v6) => v6.octets(),
