@@ -1,6 +1,6 @@
 //! The rules in force, and how they reach the shards.
 //!
-//! A [`Policy`] is compiled from the configuration, the keyring and the bans, immutable, and published whole: shards look at a
+//! A [`Policy`] is compiled from the configuration, the keyring, the bans and the countries, immutable, and published whole: shards look at a
 //! number once per turn and take the new policy when it has changed. Nothing is locked on the packet path, and no shard
 //! ever holds a device's secret.
 
@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bondgate_auth::bans::BanSet;
+use bondgate_auth::geo::GeoSet;
 use bondgate_auth::keyring::Keyring;
 use bondgate_auth::prefix::PrefixSet;
 use bondgate_auth::sa1::ListenerId;
@@ -38,7 +39,7 @@ impl Policy {
     }
 
     /// The rules of a configuration, with the devices and tokens of `keyring` at the time `wall_ms`. One-time tokens that
-    /// `previous` has seen used stay used, and its bans stay in force.
+    /// `previous` has seen used stay used, and its bans and countries stay in force.
     pub fn with_keyring(
         config: &Config,
         keyring: Option<&Keyring>,
@@ -62,6 +63,7 @@ impl Policy {
             },
             stock,
             bans: previous.map(|policy| Arc::clone(&policy.admission.bans)).unwrap_or_default(),
+            geo: previous.and_then(|policy| policy.admission.geo.clone()),
             limits: limits(config),
             listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
             gate: keyring.map(Keyring::gate_keys),
@@ -84,15 +86,22 @@ impl Policy {
         Self { admission: Arc::new(admission), ..self.clone() }
     }
 
+    /// The same rules for other countries.
+    #[must_use]
+    pub fn with_geo(&self, geo: Option<Arc<GeoSet>>) -> Self {
+        let admission = Admission { geo, ..Admission::clone(&self.admission) };
+        Self { admission: Arc::new(admission), ..self.clone() }
+    }
+
     /// Why a caller at the SRT port is met with silence, if so: it shows no key. `srtla.allow` is about registration and not
     /// asked here.
     pub fn drops_plain(&self, ip: IpAddr, wall_ms: u64) -> Option<DropReason> {
-        self.admission.ban(ip, false, wall_ms).map(|_| DropReason::Banned)
+        self.admission.bar(ip, false, wall_ms).map(DropReason::from)
     }
 
     /// Whether a plain SRT session that was let in must end.
     pub fn ends_plain(&self, ip: IpAddr, wall_ms: u64) -> bool {
-        self.admission.bans.everyone(ip, wall_ms).is_some()
+        self.admission.bar(ip, true, wall_ms).is_some()
     }
 
     /// Whether an address is named for senders without a key, and not merely admitted with all others.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ban::BanArgs;
+use super::geo::GeoArgs;
 use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
@@ -76,6 +77,8 @@ pub enum Command {
     Token(TokenArgs),
     /// Keeps addresses and networks out, for a time or for good
     Ban(BanArgs),
+    /// Says which country an address is in, and what becomes of it
+    Geo(GeoArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

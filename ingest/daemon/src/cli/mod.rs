@@ -8,6 +8,7 @@ pub mod check_config;
 pub mod demo;
 pub mod device;
 pub mod generate;
+pub mod geo;
 pub mod init;
 pub mod key;
 pub mod keyring_args;
@@ -82,6 +83,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Key(args) => key::run(&args, &global),
         Command::Token(args) => token::run(&args, &global),
         Command::Ban(args) => ban::run(&args, &global),
+        Command::Geo(args) => geo::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{AuthMode, Config, OutputMode};
 use crate::control::bans::BanWatch;
+use crate::control::geo::watch::{GeoFigures, GeoWatch};
 use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
@@ -36,9 +37,13 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let (mut keyring, policy) =
         KeyringWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let mut bans = BanWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let service =
-        Service::start(config, bans.apply(&policy)).map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let state = Arc::new(ServiceState { bans: bans.figures(), ..ServiceState::default() });
+    let figures = Arc::<GeoFigures>::default();
+    let geo = GeoWatch::start(&config.geo, figures.clone(), Instant::now())
+        .map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let (mut geo, countries) = geo.unzip();
+    let service = Service::start(config, bans.apply(&policy).with_geo(countries))
+        .map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let state = Arc::new(ServiceState { bans: bans.figures(), geo: figures, ..ServiceState::default() });
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
 
@@ -67,6 +72,9 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
         log(service.notices(), &keyring, &mut bans);
         keyring.look(&service);
         bans.look(&service);
+        if let Some(countries) = geo.as_mut().and_then(|geo| geo.look(Instant::now())) {
+            service.publish(service.policy().with_geo(Some(countries)));
+        }
         if Instant::now() >= tick_at {
             tick_at = Instant::now() + TICK_EVERY;
             service.tick();

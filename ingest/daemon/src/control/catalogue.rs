@@ -27,6 +27,19 @@ pub struct Scrape {
     pub bans: Vec<(&'static str, u64)>,
     /// Times the bans could not be read or written.
     pub ban_failures: u64,
+    /// The database of countries, if there is one.
+    pub geo: Option<GeoScrape>,
+}
+
+/// What one scrape sees of the database of countries.
+#[derive(Clone, Copy, Debug)]
+pub struct GeoScrape {
+    /// Its age.
+    pub age_s: u64,
+    /// Its networks.
+    pub networks: u64,
+    /// Databases taken, and refused, since start.
+    pub reloads: [(&'static str, u64); 2],
 }
 
 /// Counter or gauge.
@@ -296,6 +309,36 @@ pub static CATALOGUE: &[Metric] = &[
         NONE,
         "Times bans.json could not be read or written; what was in force stays, and the log says why.",
         |scrape, out| out.count(vec![], scrape.ban_failures),
+    ),
+    gauge(
+        "bondgate_geo_database_age_seconds",
+        NONE,
+        "Time since geo.database was made; absent without one.",
+        |scrape, out| {
+            if let Some(geo) = scrape.geo {
+                out.put(vec![], geo.age_s as f64);
+            }
+        },
+    ),
+    gauge(
+        "bondgate_geo_networks",
+        NONE,
+        "Networks of which geo.database knows the country, neighbours of one country counted as one.",
+        |scrape, out| {
+            if let Some(geo) = scrape.geo {
+                out.put(vec![], geo.networks as f64);
+            }
+        },
+    ),
+    counter(
+        "bondgate_geo_loads_total",
+        &["result"],
+        "Times geo.database was read: ok, or refused, when the one before stays in force and the log says why.",
+        |scrape, out| {
+            for (result, count) in scrape.geo.iter().flat_map(|geo| geo.reloads) {
+                out.count(vec![result.to_owned()], count);
+            }
+        },
     ),
     counter(
         "bondgate_srtla_received_datagrams_total",

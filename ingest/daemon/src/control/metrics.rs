@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use super::ServiceState;
 use super::bans::Origin;
 use super::catalogue::{CATALOGUE, Kind, Number, Scrape};
+use crate::policy::wall_ms;
 use crate::shard::snapshot::SnapshotSlot;
 
 /// What `/metrics` answers with.
@@ -54,6 +55,7 @@ impl Metrics {
                 .map(|(origin, count)| (origin.name(), count.load(Ordering::Relaxed)))
                 .collect(),
             ban_failures: state.bans.failures.load(Ordering::Relaxed),
+            geo: state.geo.scrape(wall_ms() / 1000),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));

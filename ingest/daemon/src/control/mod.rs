@@ -43,6 +43,8 @@ pub struct ServiceState {
     pub draining: AtomicBool,
     /// Figures of the bans.
     pub bans: Arc<bans::watch::BanFigures>,
+    /// Figures of the database of countries.
+    pub geo: Arc<geo::watch::GeoFigures>,
 }
 
 /// What the HTTP handlers read.

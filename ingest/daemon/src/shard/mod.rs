@@ -57,7 +57,7 @@ const TRANSMIT_BUDGET: usize = 4096;
 const ACTIONS_ROOM: usize = 16;
 
 /// Why datagrams are dropped at the SRT port.
-const SRT_DROPS: [DropReason; 1] = [DropReason::Banned];
+const SRT_DROPS: [DropReason; 2] = [DropReason::Banned, DropReason::Geo];
 
 /// What all shards and the supervisor share.
 #[derive(Clone, Debug)]

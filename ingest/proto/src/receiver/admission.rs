@@ -5,7 +5,10 @@
 
 use super::bucket::Rate;
 use super::config::AdmitPolicy;
+use super::drops::DropReason;
+use super::{CloseReason, LeaveReason};
 use bondgate_auth::bans::{Ban, BanSet};
+use bondgate_auth::geo::GeoSet;
 use bondgate_auth::prefix::PrefixSet;
 use bondgate_auth::sa1::keys::GateKeys;
 use bondgate_auth::sa1::{KeyId, ListenerId, Now, StreamBind};
@@ -25,6 +28,8 @@ pub struct Admission {
     pub stock: StockAdmission,
     /// Who is kept out. Looked at first, and met with silence.
     pub bans: Arc<BanSet>,
+    /// From which countries anybody may come, if that is asked. Looked at next, and met with silence.
+    pub geo: Option<Arc<GeoSet>>,
     /// What sources may send of registration before anything is proven.
     pub limits: Limits,
     /// Who this receiver is to devices.
@@ -48,6 +53,7 @@ impl Admission {
             networks: AdmitPolicy::Open,
             stock: StockAdmission::Anywhere,
             bans: Arc::default(),
+            geo: None,
             limits: Limits::default(),
             listener: ListenerId([0; 16]),
             gate: None,
@@ -66,6 +72,58 @@ impl Admission {
     /// The ban that concerns whoever sends from `ip`, with a key or without.
     pub fn ban(&self, ip: IpAddr, has_key: bool, wall_ms: u64) -> Option<Ban> {
         if has_key { self.bans.everyone(ip, wall_ms) } else { self.bans.keyless(ip, wall_ms) }
+    }
+
+    /// Why nothing that is sent from `ip` is looked at, if so.
+    pub fn bar(&self, ip: IpAddr, has_key: bool, wall_ms: u64) -> Option<Bar> {
+        if self.ban(ip, has_key, wall_ms).is_some() {
+            Some(Bar::Banned)
+        } else if self.geo.as_ref().is_some_and(|geo| !geo.admits(ip)) {
+            Some(Bar::Country)
+        } else {
+            None
+        }
+    }
+
+    /// There is something that could keep an address out.
+    pub(super) fn has_bars(&self) -> bool {
+        !self.bans.is_empty() || self.geo.is_some()
+    }
+}
+
+/// What keeps out an address, whatever comes from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bar {
+    /// It is banned.
+    Banned,
+    /// It is in a country that may not come in, or nobody knows where.
+    Country,
+}
+
+impl From<Bar> for DropReason {
+    fn from(bar: Bar) -> Self {
+        match bar {
+            Bar::Banned => Self::Banned,
+            Bar::Country => Self::Geo,
+        }
+    }
+}
+
+impl From<Bar> for CloseReason {
+    fn from(bar: Bar) -> Self {
+        match bar {
+            Bar::Banned => Self::Banned,
+            Bar::Country => Self::Country,
+        }
+    }
+}
+
+impl From<Bar> for LeaveReason {
+    fn from(bar: Bar) -> Self {
+        match bar {
+            Bar::Banned => Self::Banned,
+            Bar::Country => Self::Country,
+        }
     }
 }
 

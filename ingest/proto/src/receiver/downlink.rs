@@ -139,7 +139,9 @@ impl Receiver {
                 .filter(|(_, link)| link.probation.is_none() && link.is_live(now, link_live))
                 .max_by_key(|(_, link)| link.heard_at)
                 .map(|(slot, _)| slot)
-                .or_else(|| newest.filter(|&slot| self.links.get(slot).is_some_and(|link| !link.is_banned)))
+                .or_else(|| {
+                    newest.filter(|&slot| self.links.get(slot).is_some_and(|link| link.barred.is_none()))
+                })
         });
         let Some(slot) = chosen else { return Verdict::Drop(DropReason::NoLiveLink) };
         let Some(link) = self.links.get_mut(slot) else { return Verdict::Drop(DropReason::NoLiveLink) };

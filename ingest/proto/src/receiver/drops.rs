@@ -44,6 +44,8 @@ reasons! {
     StockBudget = "stock_budget",
     /// From an address that is banned.
     Banned = "banned",
+    /// From a country that is not allowed.
+    Geo = "geo",
     /// No more NGP answers in the budget.
     NgpBudget = "ngp_budget",
     /// More keepalives than the link's budget.

@@ -3,6 +3,7 @@
 //! A link's slot number names its group and its small stable index within it. Promises: lookups are O(1), walking a
 //! group's links touches its own slots only, nothing is allocated after creation.
 
+use super::admission::Bar;
 use super::bucket::Bucket;
 use super::config::{ACK_EVERY_MAX, ReceiverConfig};
 use super::table::{Index, KeyHash};
@@ -40,8 +41,8 @@ pub(super) struct Link {
     pub proven: bool,
     /// SRT packets carry trailers, both ways.
     pub data_mac: bool,
-    /// Its address is banned: it is about to be removed, and nothing comes or goes here any more.
-    pub is_banned: bool,
+    /// Its address is kept out: it is about to be removed, and nothing comes or goes here any more.
+    pub barred: Option<Bar>,
     /// Bytes an unproven link may still be sent, earned by the bytes it sent. A ticket can be shown from a forged address,
     /// so no such link is ever sent more than came from it.
     pub credit_bytes: i32,
@@ -76,7 +77,7 @@ impl Link {
 
     /// The link was heard recently enough to get return traffic.
     pub(super) fn is_live(&self, now: Instant, link_live: Duration) -> bool {
-        !self.is_banned && now.saturating_duration_since(self.heard_at) <= link_live
+        self.barred.is_none() && now.saturating_duration_since(self.heard_at) <= link_live
     }
 
     /// Books `bytes` of an answer to be sent; `false` when they were not earned.
@@ -254,7 +255,7 @@ impl Links {
             reg3_repeats: 0,
             proven: link.proven,
             data_mac: false,
-            is_banned: false,
+            barred: None,
             credit_bytes: link.credit_bytes,
             keepalives: link.keepalives,
             unacked: [Seq::default(); ACK_EVERY_MAX as usize],
@@ -283,10 +284,10 @@ impl Links {
         Some(link)
     }
 
-    /// The link's address is banned: from now on nothing goes there, and it is to be removed.
-    pub(super) fn ban(&mut self, slot: u32, now: Instant) {
+    /// The link's address is kept out: from now on nothing goes there, and it is to be removed.
+    pub(super) fn bar(&mut self, slot: u32, now: Instant, bar: Bar) {
         let Some(link) = self.get_mut(slot) else { return };
-        link.is_banned = true;
+        link.barred = Some(bar);
         link.clear_unacked();
         self.ack_flush.disarm(slot);
         self.reg3.disarm(slot);

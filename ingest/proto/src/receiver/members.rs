@@ -117,13 +117,13 @@ impl Receiver {
         match reason {
             LeaveReason::Timeout => self.counters.links_timed_out += 1,
             LeaveReason::Evicted => self.counters.links_evicted += 1,
-            LeaveReason::Moved | LeaveReason::GroupClosed | LeaveReason::Banned => {}
+            LeaveReason::Moved | LeaveReason::GroupClosed | LeaveReason::Banned | LeaveReason::Country => {}
         }
         // The newest source is gone: the link that carried SRT most recently takes its place.
         let successor = self
             .links
             .of_group(group_slot)
-            .filter(|(_, link)| link.probation.is_none() && link.srt_at.is_some() && !link.is_banned)
+            .filter(|(_, link)| link.probation.is_none() && link.srt_at.is_some() && link.barred.is_none())
             .max_by_key(|(_, link)| link.srt_at)
             .map(|(slot, _)| slot);
         if let Some(group) = self.groups.get_mut(group_slot) {

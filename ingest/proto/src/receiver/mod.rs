@@ -46,7 +46,7 @@ mod timers;
 mod uplink;
 
 pub use actions::{Action, Actions};
-pub use admission::{Admission, Clock, GroupProof, Limits, Secrets, StockAdmission};
+pub use admission::{Admission, Bar, Clock, GroupProof, Limits, Secrets, StockAdmission};
 pub use bondgate_auth::bans::{Ban, BanSet, Scope};
 pub use bondgate_auth::cidr::Cidr;
 pub use bondgate_auth::prefix::PrefixSet;
@@ -103,7 +103,8 @@ pub enum Command {
     /// Open no more groups. Links may still join the existing ones.
     Drain,
     /// This policy from now on. Groups it does not admit any more are closed: those of keys that are gone, and those of
-    /// stock senders at addresses that are not named any more. Links at banned addresses are removed.
+    /// stock senders at addresses that are not named any more. Links at addresses that are banned or
+    /// in the wrong country are removed.
     SetAdmission(Arc<Admission>),
     /// The clocks were read again.
     SetClock(Clock),
@@ -204,6 +205,8 @@ pub enum CloseReason {
     Revoked,
     /// Its address is banned.
     Banned,
+    /// Its address is in a country that may not come in.
+    Country,
 }
 
 /// Why a link was removed.
@@ -219,6 +222,8 @@ pub enum LeaveReason {
     GroupClosed,
     /// Its address is banned.
     Banned,
+    /// Its address is in a country that may not come in.
+    Country,
 }
 
 /// See the module's comment.

@@ -1,10 +1,10 @@
 //! What the control plane orders: another policy, and what it thinks of a group's stream; and what other shards say of
 //! their links.
 //!
-//! Promise: a group the policy does not admit any more, and a link at an address that is banned, pass nothing on from the
+//! Promise: a group the policy does not admit any more, and a link at an address that is kept out, pass nothing on from the
 //! moment the order is taken, even when there is no room yet to say that they end.
 
-use super::admission::Current;
+use super::admission::{Bar, Current};
 use super::bucket::Bucket;
 use super::groups::{Group, Stage};
 use super::{Action, Actions, Admission, CloseReason, LeaveReason, Notice, Receiver};
@@ -33,7 +33,7 @@ impl Receiver {
                 if !self.is_admitted(slot, group) {
                     return Some(CloseReason::Revoked);
                 }
-                self.is_shut_out(now, slot, group).then_some(CloseReason::Banned)
+                self.group_bar(now, slot, group).map(CloseReason::from)
             });
             if let Some(reason) = end {
                 if let Some(group) = self.groups.get_mut(slot) {
@@ -41,44 +41,45 @@ impl Receiver {
                 }
                 self.groups.condemned.arm(slot, now);
             } else {
-                self.ban_links(now, slot);
+                self.bar_links(now, slot);
             }
         }
         self.end_condemned(now, out);
     }
 
-    /// Nothing may come from this address now, whether a key comes with it or not.
-    pub(super) fn is_banned(&self, now: Instant, ip: IpAddr, has_key: bool) -> bool {
-        !self.admission.bans.is_empty()
-            && self.admission.ban(ip, has_key, self.clock.now(now).wall_ms).is_some()
-    }
-
-    /// No address is left from which the group may be fed. A ban on those who show no key spares what was accepted: it is
-    /// about the next attempt of somebody at an address that others share.
-    fn is_shut_out(&self, now: Instant, slot: u32, group: &Group) -> bool {
-        if self.admission.bans.is_empty() {
-            return false;
-        }
-        let on_probation = group.device().is_none() && matches!(group.stage, Stage::Probation(_));
-        let is_banned = |ip| self.is_banned(now, ip, !on_probation);
-        let mut links = self.links.of_group(slot).peekable();
-        if links.peek().is_none() {
-            is_banned(group.addr)
+    /// Why nothing may come from this address now, if so.
+    pub(super) fn bar(&self, now: Instant, ip: IpAddr, has_key: bool) -> Option<Bar> {
+        if self.admission.has_bars() {
+            self.admission.bar(ip, has_key, self.clock.now(now).wall_ms)
         } else {
-            links.all(|(_, link)| is_banned(link.addr.ip()))
+            None
         }
     }
 
-    /// Silences the links of a group whose addresses are banned.
-    fn ban_links(&mut self, now: Instant, slot: u32) {
-        if self.admission.bans.is_empty() {
+    /// Why no address is left from which the group may be fed, if so. A ban on those who show no key spares what was
+    /// accepted: it is about the next attempt of somebody at an address that others share.
+    fn group_bar(&self, now: Instant, slot: u32, group: &Group) -> Option<Bar> {
+        let on_probation = group.device().is_none() && matches!(group.stage, Stage::Probation(_));
+        let bar = |ip| self.bar(now, ip, !on_probation);
+        let mut links = self.links.of_group(slot);
+        match links.next() {
+            Some((_, first)) => {
+                bar(first.addr.ip()).filter(|_| links.all(|(_, link)| bar(link.addr.ip()).is_some()))
+            }
+            None => bar(group.addr),
+        }
+    }
+
+    /// Silences the links of a group whose addresses are kept out.
+    fn bar_links(&mut self, now: Instant, slot: u32) {
+        if !self.admission.has_bars() {
             return;
         }
         for link in self.links.range(slot) {
             let link = link as u32;
-            let addr = self.links.get(link).filter(|link| !link.is_banned).map(|link| link.addr);
-            if addr.is_some_and(|addr| self.is_banned(now, addr.ip(), true)) {
-                self.links.ban(link, now);
+            let addr = self.links.get(link).filter(|link| link.barred.is_none()).map(|link| link.addr);
+            if let Some(bar) = addr.and_then(|addr| self.bar(now, addr.ip(), true)) {
+                self.links.bar(link, now, bar);
             }
         }
     }
@@ -108,7 +109,9 @@ impl Receiver {
         while self.has_room(out)
             && let Some(slot) = self.links.condemned.pop_due(now)
         {
-            self.remove_link(slot, LeaveReason::Banned, out);
+            let barred = self.links.get(slot).and_then(|link| link.barred);
+            let reason = barred.map_or(LeaveReason::Banned, LeaveReason::from);
+            self.remove_link(slot, reason, out);
             self.linger(now, self.links.group_of(slot));
         }
     }

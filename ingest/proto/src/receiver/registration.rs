@@ -29,8 +29,8 @@ impl Receiver {
         };
         let ip = from.0.ip();
         let is_sa1 = id.0.starts_with(&MAGIC);
-        if self.is_banned(now, ip, is_sa1) {
-            return Verdict::Drop(DropReason::Banned);
+        if let Some(bar) = self.bar(now, ip, is_sa1) {
+            return Verdict::Drop(bar.into());
         }
         if is_sa1 {
             return self.sa1(now, from, packet, out);
@@ -283,7 +283,7 @@ impl Receiver {
             && let Some((addr, sender_half)) = self.pending.pop_due(now)
         {
             let ip = addr.ip();
-            let is_welcome = self.admission.admits_stock(ip) && !self.is_banned(now, ip, false);
+            let is_welcome = self.admission.admits_stock(ip) && self.bar(now, ip, false).is_none();
             if is_welcome && self.lanes.stock(Stock::Repeat, now) {
                 reply_reg2(addr, &self.full_id(&sender_half), out);
                 self.counters.reg2_repeated += 1;

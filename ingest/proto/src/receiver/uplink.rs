@@ -39,12 +39,12 @@ impl Receiver {
         self.counters.on_owner += 1;
         // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
         // device's link is kept alive by what it alone can send.
-        let (proven, data_mac, banned) = self
+        let (proven, data_mac, barred) = self
             .links
             .get(link)
-            .map_or((false, false, false), |link| (link.proven, link.data_mac, link.is_banned));
-        if banned {
-            return Verdict::Drop(DropReason::Banned);
+            .map_or((false, false, None), |link| (link.proven, link.data_mac, link.barred));
+        if let Some(bar) = barred {
+            return Verdict::Drop(bar.into());
         }
         if !proven {
             self.links.heard(link, now, bytes.len());
@@ -105,7 +105,7 @@ impl Receiver {
         out: &mut Actions,
     ) -> Option<u32> {
         let ip = from.0.ip();
-        if !self.config.roaming || !self.admission.admits_stock(ip) || self.is_banned(now, ip, false) {
+        if !self.config.roaming || !self.admission.admits_stock(ip) || self.bar(now, ip, false).is_some() {
             return None;
         }
         let group = self.groups.find_server(&self.hash, data.dest_socket_id())?;

@@ -7,6 +7,7 @@ mod cluster;
 mod data_mac;
 mod defences;
 mod device;
+mod geo;
 mod mutated;
 mod oracle;
 mod return_path;

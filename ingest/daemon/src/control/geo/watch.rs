@@ -13,8 +13,9 @@ use anyhow::Context;
 use bondgate_auth::geo::{CountryRule, GeoSet};
 
 use super::database::{GeoDatabase, Stamp};
-use super::rules;
+use super::{gate_table, rules};
 use crate::config::Geo;
+use crate::control::catalogue::GeoScrape;
 use crate::policy::wall_ms;
 
 /// A changed file is read when it has not changed for this long.
@@ -34,6 +35,19 @@ pub struct GeoFigures {
     pub loaded: AtomicU64,
     /// Databases refused.
     pub refused: AtomicU64,
+}
+
+impl GeoFigures {
+    /// For a scrape; `None` without a database.
+    pub fn scrape(&self, now_unix_s: u64) -> Option<GeoScrape> {
+        let built_unix_s = self.built_unix_s.load(Ordering::Relaxed);
+        let loaded = self.loaded.load(Ordering::Relaxed);
+        (loaded > 0).then(|| GeoScrape {
+            age_s: now_unix_s.saturating_sub(built_unix_s),
+            networks: self.networks.load(Ordering::Relaxed),
+            reloads: [("ok", loaded), ("refused", self.refused.load(Ordering::Relaxed))],
+        })
+    }
 }
 
 /// The database of a running daemon.
@@ -168,6 +182,9 @@ pub fn load(geo: &Geo, path: &std::path::Path) -> anyhow::Result<(GeoDatabase, G
     let rules = rules(geo).context("neither geo.allow nor geo.block names countries")?;
     let mut database = GeoDatabase::read(path)?;
     let set = GeoSet::new(std::mem::take(&mut database.networks), rules);
+    if let Err(error) = gate_table(&set) {
+        tracing::warn!("{error}");
+    }
     Ok((database, set))
 }
 
