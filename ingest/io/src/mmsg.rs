@@ -29,8 +29,9 @@ enum Merging {
     Off,
     /// `UDP_GRO` and 64 KB buffers.
     On,
-    /// `UDP_GRO` was switched off, but merged datagrams may still be in the queue: large buffers until it was empty.
-    Ending,
+    /// The same, until the queue is empty: of merged datagrams that are read after `UDP_GRO` was switched off the kernel does
+    /// not say any more where to cut them apart.
+    Leaving,
 }
 
 /// Where one `recvmmsg` puts what it finds.
@@ -235,9 +236,6 @@ impl Mmsg {
                 }
             }
         }
-        if got < wanted && slot.own == Merging::Ending {
-            slot.own = Merging::Off;
-        }
         got == wanted
     }
 
@@ -264,11 +262,14 @@ impl Mmsg {
         for at in 0..self.slots.listeners().len() {
             let index = self.slots.listeners()[at] as usize;
             let Some(slot) = self.slots.at(index).filter(|slot| slot.live) else { continue };
-            if let Some(on) = slot.gro_policy.end_turn()
-                && sys::set_option(slot.fd(), libc::SOL_UDP, libc::UDP_GRO, i32::from(on)).is_ok()
-            {
-                // Buffers grow before and shrink after what they must hold: nothing is cut off in between.
-                slot.own = if on { Merging::On } else { Merging::Ending };
+            let (fd, decision) = (slot.fd(), slot.gro_policy.end_turn());
+            let merge = |on: bool| sys::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, i32::from(on)).is_ok();
+            match (slot.own, decision) {
+                (Merging::Off, Some(true)) if merge(true) => slot.own = Merging::On,
+                (Merging::On, Some(false)) => slot.own = Merging::Leaving,
+                (Merging::Leaving, Some(true)) => slot.own = Merging::On,
+                (Merging::Leaving, _) if sys::queue_is_empty(fd) && merge(false) => slot.own = Merging::Off,
+                _ => {}
             }
         }
     }

@@ -46,9 +46,6 @@ const PAYLOAD_AT: usize = CONTROL_AT + RX_CONTROL_LEN;
 const OPEN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long `drop` waits for the kernel to end all receives.
 const DROP_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Turns after which a receive queue that was never seen empty has turned over.
-const DRAINING_TURNS: u32 = 4096;
 /// How long a submission may be refused for passing reasons.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -76,9 +73,9 @@ enum Merging {
     Settled,
     /// The receive is being ended, to be begun again with large buffers and `UDP_GRO`.
     Starting,
-    /// `UDP_GRO` is off, but merged datagrams may still be in the queue: large buffers until it was empty, or until so
-    /// many turns have passed that it must have turned over.
-    Draining { turns_left: u32 },
+    /// Merged until the queue is empty: of merged datagrams that are read after `UDP_GRO` was switched off the kernel does not
+    /// say any more where to cut them apart.
+    Leaving,
     /// The receive is being ended, to be begun again with ordinary buffers.
     Ending,
 }
@@ -412,7 +409,7 @@ impl Uring {
                 slot.own.big = false;
                 slot.own.merging = Merging::Settled;
             }
-            Merging::Settled | Merging::Draining { .. } => {}
+            Merging::Settled | Merging::Leaving => {}
         }
         if again {
             turn.counters.rx_rearms += 1;
@@ -430,17 +427,14 @@ impl Uring {
                     slot.own.merging = Merging::Starting;
                     self.to_cancel.push(index);
                 }
-                (Merging::Settled, Some(false)) if slot.own.big => {
-                    let _ = sys::set_option(slot.fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
-                    slot.own.merging = Merging::Draining { turns_left: DRAINING_TURNS };
-                }
-                (Merging::Draining { turns_left }, _) => {
-                    if turns_left == 0 || sys::queue_is_empty(slot.fd()) {
-                        slot.own.merging = Merging::Ending;
-                        self.to_cancel.push(index);
-                    } else {
-                        slot.own.merging = Merging::Draining { turns_left: turns_left - 1 };
-                    }
+                (Merging::Settled, Some(false)) if slot.own.big => slot.own.merging = Merging::Leaving,
+                (Merging::Leaving, Some(true)) => slot.own.merging = Merging::Settled,
+                (Merging::Leaving, _)
+                    if sys::queue_is_empty(slot.fd())
+                        && sys::set_option(slot.fd(), libc::SOL_UDP, libc::UDP_GRO, 0).is_ok() =>
+                {
+                    slot.own.merging = Merging::Ending;
+                    self.to_cancel.push(index);
                 }
                 _ => {}
             }

@@ -68,6 +68,11 @@ fn main() {
             Trial::test(format!("{backend}::merging_adapts"), move || transfer::merging_adapts(&variant));
         let skip = choice == Choice::Uring && uring_missing.is_some();
         trials.push(trial.with_ignored_flag(skip));
+        let variant = Variant { choice, gro: Gro::Adaptive };
+        let trial = Trial::test(format!("{backend}::merging_ends_with_a_full_queue"), move || {
+            transfer::merging_ends_with_a_full_queue(&variant)
+        });
+        trials.push(trial.with_ignored_flag(skip));
     }
     let emulated = Trial::test("uring::lingers_emulated", transfer::lingers_emulated);
     trials.push(emulated.with_ignored_flag(uring_missing.is_some()));

@@ -126,6 +126,53 @@ pub fn merged_receives_are_cut_apart(variant: &Variant) -> Result<(), Failed> {
     }
 }
 
+/// Merging is given up while merged datagrams wait in the queue: they are cut apart all the same.
+pub fn merging_ends_with_a_full_queue(variant: &Variant) -> Result<(), Failed> {
+    const LEN: usize = 200;
+    let mut rig = Rig::new(variant)?;
+    let (_, addr) = rig.listener()?;
+    let (trains, singles) = (peer()?, peer()?);
+    segment(&trains, LEN as i32)?;
+    let train =
+        |seeds: std::ops::Range<u64>| -> Vec<u8> { seeds.flat_map(|seed| pattern(seed, LEN)).collect() };
+    let mut seed = 0;
+    while rig.backend.counters().rx_gro_batches < 64 {
+        ensure(seed < 200_000, "merging begins")?;
+        for _ in 0..16 {
+            trains.send_to(&train(seed..seed + 16), addr)?;
+            seed += 16;
+        }
+        rig.turns(256, |_, _| {})?;
+    }
+    // Too few are merged for it to pay, and more of them wait than one decision takes.
+    let first = seed;
+    while seed < first + 3_200 {
+        for _ in 0..12 {
+            singles.send_to(&pattern(seed, LEN), addr)?;
+            seed += 1;
+        }
+        trains.send_to(&train(seed..seed + 4), addr)?;
+        seed += 4;
+    }
+    let merged = rig.backend.counters().rx_gro_batches;
+    let got = rig.turns((seed - first) as usize, |_, _| {})?;
+    for (want, datagram) in (first..seed).zip(&got) {
+        ensure_eq(datagram.bytes.len(), LEN, "length")?;
+        ensure(datagram.bytes == pattern(want, LEN), "cut apart as it was sent")?;
+    }
+    ensure_eq(rig.backend.counters().rx_kernel_drops, 0, "the queue held them all")?;
+    ensure(rig.backend.counters().rx_gro_batches > merged, "some were merged")?;
+    // It was given up all the same: nothing is merged any more.
+    rig.idle(Duration::from_millis(50))?;
+    let merged = rig.backend.counters().rx_gro_batches;
+    for _ in 0..50 {
+        trains.send_to(&train(seed..seed + 4), addr)?;
+        seed += 4;
+    }
+    rig.turns(200, |_, _| {})?;
+    ensure_eq(rig.backend.counters().rx_gro_batches, merged, "merged after merging was given up")
+}
+
 pub fn hundred_thousand_bit_exact(variant: &Variant) -> Result<(), Failed> {
     const COUNT: u64 = 100_000;
     const WINDOW: u64 = 400;
