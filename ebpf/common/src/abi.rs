@@ -107,46 +107,74 @@ pub fn prefix_key(address: &[u8; 16], prefix_len: u32) -> [u8; 20] {
     key
 }
 
-/// The first twelve bytes of a v4-mapped address.
-pub const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// An address as four words of memory, each with four bytes of the wire in their order: what the program moves about, since
+/// the verifier's machine has no cheap way to move bytes.
+pub type Words = [u32; 4];
+
+const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// An IPv4 address as 16 bytes.
-#[inline(always)]
 pub const fn v4_mapped(a: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
 }
 
+/// The words of an IPv4 address.
+#[inline(always)]
+pub(crate) const fn v4_words(address: [u8; 4]) -> Words {
+    [0, 0, V4_MAPPED, u32::from_ne_bytes(address)]
+}
+
+/// The words of 16 bytes.
+#[inline(always)]
+pub const fn words(a: &[u8; 16]) -> Words {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+    ]
+}
+
+/// The 16 bytes of an address.
+pub fn bytes(words: &Words) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
 /// The address is IPv4.
 #[inline(always)]
-pub fn is_v4(address: &[u8; 16]) -> bool {
-    address[..12] == V4_MAPPED
+pub(crate) const fn is_v4(words: &Words) -> bool {
+    words[0] | words[1] == 0 && words[2] == V4_MAPPED
 }
 
 /// Key of [`BANS`]: an IPv4 address, or the /64 of an IPv6 address (the least a subscriber has). Bans of anything longer or
 /// shorter belong in [`List::Bans`].
-#[inline(always)]
 pub fn ban_key(address: &[u8; 16]) -> [u8; 16] {
-    source(address, 32, 64)
+    bytes(&subscriber(&words(address)))
 }
 
-/// The address with everything behind the prefix of its family zeroed.
+/// An IPv4 address itself, the /64 of an IPv6 address.
 #[inline(always)]
-pub(crate) fn source(address: &[u8; 16], v4_prefix_len: u32, v6_prefix_len: u32) -> [u8; 16] {
-    let prefix_len = if is_v4(address) { 96 + v4_prefix_len } else { v6_prefix_len };
-    let keep = if prefix_len >= 128 { u128::MAX } else { !(u128::MAX >> prefix_len) };
-    (u128::from_be_bytes(*address) & keep).to_be_bytes()
+pub(crate) const fn subscriber(w: &Words) -> Words {
+    if is_v4(w) { *w } else { [w[0], w[1], 0, 0] }
 }
 
-/// Key of [`LINKS`]: whose datagrams, to which of our ports.
+/// The /24 of an IPv4 address, the /56 of an IPv6 address.
+#[inline(always)]
+pub(crate) const fn site(w: &Words) -> Words {
+    const THREE_BYTES: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
+    if is_v4(w) { [0, 0, w[2], w[3] & THREE_BYTES] } else { [w[0], w[1] & THREE_BYTES, 0, 0] }
+}
+
+/// Key of [`LINKS`]: whose datagrams, to which of our ports. Address, source port and our port as they are on the wire, kept
+/// as five words of memory.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkKey {
-    /// Source address.
-    pub address: [u8; 16],
-    /// Source port, big-endian.
-    pub port: [u8; 2],
-    /// Our port, big-endian.
-    pub dest_port: [u8; 2],
+    words: [u32; 5],
 }
 
 impl LinkKey {
@@ -155,21 +183,60 @@ impl LinkKey {
 
     /// A key from what addresses look like elsewhere.
     pub const fn new(address: [u8; 16], port: u16, dest_port: u16) -> Self {
-        Self { address, port: port.to_be_bytes(), dest_port: dest_port.to_be_bytes() }
+        let (from, to) = (port.to_be_bytes(), dest_port.to_be_bytes());
+        Self::from_words(words(&address), u32::from_ne_bytes([from[0], from[1], to[0], to[1]]))
+    }
+
+    /// From the words of an address, and the two ports as they begin a UDP header.
+    #[inline(always)]
+    pub(crate) const fn from_words(a: Words, ports: u32) -> Self {
+        Self { words: [a[0], a[1], a[2], a[3], ports] }
+    }
+
+    /// The words of the source address.
+    #[inline(always)]
+    pub const fn address_words(&self) -> Words {
+        let [a, b, c, d, _] = self.words;
+        [a, b, c, d]
+    }
+
+    /// Source address.
+    pub fn address(&self) -> [u8; 16] {
+        bytes(&self.address_words())
+    }
+
+    /// Source port.
+    pub const fn port(&self) -> u16 {
+        let [a, b, ..] = self.words[4].to_ne_bytes();
+        u16::from_be_bytes([a, b])
+    }
+
+    /// Our port.
+    #[inline(always)]
+    pub const fn dest_port(&self) -> u16 {
+        let [.., a, b] = self.words[4].to_ne_bytes();
+        u16::from_be_bytes([a, b])
     }
 
     /// The bytes of the map.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        bytes[..16].copy_from_slice(&self.address);
-        bytes[16..18].copy_from_slice(&self.port);
-        bytes[18..].copy_from_slice(&self.dest_port);
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(self.words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
     }
 
     /// From the bytes of the map.
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
-        Self { address: take(bytes, 0), port: take(bytes, 16), dest_port: take(bytes, 18) }
+        Self { words: [0, 4, 8, 12, 16].map(|at| u32::from_ne_bytes(take(bytes, at))) }
+    }
+}
+
+impl core::fmt::Debug for LinkKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let address = core::net::Ipv6Addr::from(self.address()).to_canonical();
+        write!(f, "{address} port {} to port {}", self.port(), self.dest_port())
     }
 }
 
@@ -458,14 +525,10 @@ impl Count {
 
 /// What is written into [`EVENTS`]: a frame that stands for several.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Source address; zeros when the verdict came before it was read.
-    pub address: [u8; 16],
-    /// Source port, big-endian.
-    pub port: [u8; 2],
-    /// Our port, big-endian.
-    pub dest_port: [u8; 2],
+    /// The source, and for which port: zeros when the verdict came before they were read.
+    pub source: LinkKey,
     /// How many frames it stands for: the sample mask and one.
     pub weight: u32,
     /// [`Reason`].
@@ -482,9 +545,7 @@ impl Event {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
         let event = Self {
-            address: take(bytes, 0),
-            port: take(bytes, 16),
-            dest_port: take(bytes, 18),
+            source: LinkKey::from_bytes(&take(bytes, 0)),
             weight: u32::from_le_bytes(take(bytes, 20)),
             reason: u32::from_le_bytes(take(bytes, 24)),
             len: u32::from_le_bytes(take(bytes, 28)),

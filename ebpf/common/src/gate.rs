@@ -7,20 +7,17 @@
 
 use crate::abi::{
     self, Budget, CHECK_ALLOW, CHECK_BANS, CHECK_GATE_TAG, CHECK_GEO, Config, GEO_ALLOWED, GEO_REFUSED,
-    GEO_UNKNOWN_REFUSED, LinkKey, List, PortKind, STOCK_LISTED, STOCK_NEVER,
+    GEO_UNKNOWN_REFUSED, LinkKey, List, PortKind, STOCK_LISTED, STOCK_NEVER, Words,
 };
 use crate::bucket::{self, Word};
 use crate::packet::{Datagram, Frame, Walk, walk};
 use crate::reason::{Action, Reason};
-use crate::siphash;
+use crate::siphash::SipHash;
 
 /// The maps, as the verdict sees them.
 pub trait Lookups {
     /// A token bucket.
     type Bucket: Word;
-
-    /// The configuration in force.
-    fn config(&self) -> Option<&Config>;
 
     /// `CLOCK_MONOTONIC`, in ns; a few ms late do no harm. Asked only where a bucket or a ban is looked at.
     fn now_ns(&self) -> u64;
@@ -29,10 +26,10 @@ pub trait Lookups {
     fn link(&self, key: &LinkKey) -> Option<&Self::Bucket>;
 
     /// When the ban of this [`abi::ban_key`] ends, 0 without one.
-    fn ban(&self, key: &[u8; 16]) -> u64;
+    fn ban(&self, key: &Words) -> u64;
 
     /// The value of the longest prefix in the list that holds the address, 0 without one.
-    fn list(&self, list: List, address: &[u8; 16]) -> u64;
+    fn list(&self, list: List, address: &Words) -> u64;
 
     /// A bucket, by [`Budget::bucket`].
     fn bucket(&self, index: u32) -> Option<&Self::Bucket>;
@@ -60,60 +57,56 @@ impl Verdict {
 const REG_LEN: usize = 258;
 /// First byte of all registration packets.
 const REG: u8 = 0x92;
-/// What the gate reads of a registration: packet type, and of the ID what the gate tag covers, and the tag.
-const HEAD_LEN: usize = 2 + TAGGED_LEN + 8;
+/// Where in a registration the ID begins, and in the ID the gate's epoch, and what the gate tag covers.
+const ID_AT: usize = 2;
+const EPOCH_AT: usize = 52;
 const TAGGED_LEN: usize = 64;
-
-const NOBODY: LinkKey = LinkKey { address: [0; 16], port: [0; 2], dest_port: [0; 2] };
 
 /// Decides about a frame that begins with an Ethernet header.
 #[inline(always)]
-pub fn decide(frame: &impl Frame, lookups: &impl Lookups) -> Verdict {
-    let mut verdict = Verdict { source: NOBODY, reason: Reason::Other };
-    verdict.reason = match walk(frame) {
+pub fn decide(frame: &impl Frame, config: &Config, lookups: &impl Lookups) -> Verdict {
+    let nobody = LinkKey::from_words([0; 4], 0);
+    match walk(frame) {
         Walk::Udp(datagram) => {
-            verdict.source = LinkKey {
-                address: datagram.source,
-                port: datagram.source_port,
-                dest_port: datagram.dest_port,
-            };
-            judge(frame, &datagram, &verdict.source, lookups)
+            let reason = judge(frame, &datagram, config, lookups);
+            Verdict { source: datagram.source, reason }
         }
-        Walk::Other => Reason::Other,
-        Walk::ExtensionHeaders => Reason::ExtensionHeaders,
-        Walk::Malformed => Reason::Malformed,
-    };
-    verdict
+        Walk::Other => Verdict { source: nobody, reason: Reason::Other },
+        Walk::ExtensionHeaders => Verdict { source: nobody, reason: Reason::ExtensionHeaders },
+        Walk::Malformed => Verdict { source: nobody, reason: Reason::Malformed },
+    }
 }
 
 #[inline(always)]
-fn judge(frame: &impl Frame, datagram: &Datagram, source: &LinkKey, lookups: &impl Lookups) -> Reason {
-    let Some(config) = lookups.config() else { return Reason::Other };
-    let Some(kind) = config.port_kind(u16::from_be_bytes(datagram.dest_port)) else { return Reason::Other };
+fn judge(frame: &impl Frame, datagram: &Datagram, config: &Config, lookups: &impl Lookups) -> Reason {
+    let Some(kind) = config.port_kind(datagram.source.dest_port()) else { return Reason::Other };
     if datagram.fragment {
         return Reason::Fragment;
     }
-    if datagram.ipv6 && abi::is_v4(&source.address) {
+    let address = datagram.source.address_words();
+    if datagram.ipv6 && abi::is_v4(&address) {
         return Reason::BadSource;
     }
-    let mut registration = None;
     if kind == PortKind::Srtla {
-        if let Some(bucket) = lookups.link(source) {
+        if let Some(bucket) = lookups.link(&datagram.source) {
             return link(frame, datagram, bucket, config, lookups);
         }
-        registration = read_registration(frame, datagram);
-        if registration.is_none() {
+        if !is_registration(frame, datagram) {
             return Reason::Unregistered;
         }
     }
-    let slot = match admit(&source.address, config, lookups) {
+    let slot = match admit(&address, config, lookups) {
         Ok(slot) => slot,
         Err(reason) => return reason,
     };
-    match registration {
-        None => Reason::Srt,
-        Some(head) if head[2..6] == *b"SLA1" => sa1(&head, &source.address, slot, config, lookups),
-        Some(_) => stock(&source.address, slot, config, lookups),
+    if kind == PortKind::Srt {
+        return Reason::Srt;
+    }
+    match frame.array(datagram.payload_at + ID_AT) {
+        Some(magic) if magic == *b"SLA1" => {
+            sa1(frame, datagram, slot, config, lookups).unwrap_or(Reason::Malformed)
+        }
+        _ => stock(&address, slot, config, lookups),
     }
 }
 
@@ -138,20 +131,17 @@ fn link(
     }
 }
 
-/// What the gate reads of a REG1 or REG2; `None` if it is neither.
+/// It has the length and type of REG1 or REG2.
 #[inline(always)]
-fn read_registration(frame: &impl Frame, datagram: &Datagram) -> Option<[u8; HEAD_LEN]> {
-    if datagram.payload_len != REG_LEN {
-        return None;
-    }
-    let head: [u8; HEAD_LEN] = frame.array(datagram.payload_at)?;
-    (head[0] == REG && head[1] <= 1).then_some(head)
+fn is_registration(frame: &impl Frame, datagram: &Datagram) -> bool {
+    datagram.payload_len == REG_LEN
+        && frame.array::<2>(datagram.payload_at).is_some_and(|kind| kind[0] == REG && kind[1] <= 1)
 }
 
 /// Bans, allowlist and countries. Gives the number of the bucket of the entry in the allowlist, 0 without one.
 #[inline(always)]
-fn admit(address: &[u8; 16], config: &Config, lookups: &impl Lookups) -> Result<u16, Reason> {
-    let mut banned_until = lookups.ban(&abi::ban_key(address));
+fn admit(address: &Words, config: &Config, lookups: &impl Lookups) -> Result<u16, Reason> {
+    let mut banned_until = lookups.ban(&abi::subscriber(address));
     if banned_until == 0 && config.flags & CHECK_BANS != 0 {
         banned_until = lookups.list(List::Bans, address);
     }
@@ -179,42 +169,47 @@ fn admit(address: &[u8; 16], config: &Config, lookups: &impl Lookups) -> Result<
     Ok(slot)
 }
 
-/// A registration with SA1's magic: the gate tag, then budgets, which nobody without a gate key can spend.
+/// A registration with SA1's magic: the gate tag, then budgets, which nobody without a gate key can spend. `None` where the
+/// frame ends too early.
 #[inline(always)]
 fn sa1(
-    head: &[u8; HEAD_LEN],
-    address: &[u8; 16],
+    frame: &impl Frame,
+    datagram: &Datagram,
     slot: u16,
     config: &Config,
     lookups: &impl Lookups,
-) -> Reason {
+) -> Option<Reason> {
+    let id_at = datagram.payload_at + ID_AT;
     // In every version the gate's fields are where they are in this one; the message number is not.
-    let expected = if head[1] == 0 { 1 } else { 3 };
-    if head[6] == 1 && head[7] == 1 && head[8] != expected {
-        return Reason::Sa1Message;
+    let [kind, _, _, _, _, version, suite, message] = frame.array(id_at - 1)?;
+    if version == 1 && suite == 1 && message != 1 + 2 * kind {
+        return Some(Reason::Sa1Message);
     }
     if config.flags & CHECK_GATE_TAG != 0 {
-        let epoch = u32::from_be_bytes([head[54], head[55], head[56], head[57]]);
+        let epoch = frame.array(id_at + EPOCH_AT).map(u32::from_be_bytes)?;
         let Some(key) = config.gate_keys.iter().find(|key| key.used != 0 && key.epoch == epoch) else {
-            return Reason::Sa1GateEpoch;
+            return Some(Reason::Sa1GateEpoch);
         };
-        let words = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| word(head, 2 + 8 * i));
-        if siphash::hash::<2, 4, 8>(&key.key, words) != word(head, 2 + TAGGED_LEN) {
-            return Reason::Sa1GateTag;
+        let mut tag = SipHash::<2, 4>::new(&key.key);
+        for at in (0..TAGGED_LEN).step_by(8) {
+            tag.word(frame.array(id_at + at).map(u64::from_le_bytes)?);
+        }
+        if tag.finish() != frame.array(id_at + TAGGED_LEN).map(u64::from_le_bytes)? {
+            return Some(Reason::Sa1GateTag);
         }
     }
-    if !take_hashed(Budget::Sa1Source, &abi::source(address, 24, 56), config, lookups) {
-        return Reason::Sa1SourceBudget;
+    if !take_hashed(Budget::Sa1Source, &abi::site(&datagram.source.address_words()), config, lookups) {
+        return Some(Reason::Sa1SourceBudget);
     }
     if slot != 0 && !take(Budget::Prefix, slot, config, lookups) {
-        return Reason::PrefixBudget;
+        return Some(Reason::PrefixBudget);
     }
-    Reason::Sa1
+    Some(Reason::Sa1)
 }
 
 /// A registration without a key.
 #[inline(always)]
-fn stock(address: &[u8; 16], slot: u16, config: &Config, lookups: &impl Lookups) -> Reason {
+fn stock(address: &Words, slot: u16, config: &Config, lookups: &impl Lookups) -> Reason {
     if config.flags & STOCK_NEVER != 0
         || (config.flags & STOCK_LISTED != 0 && lookups.list(List::StockAllow, address) == 0)
     {
@@ -231,7 +226,7 @@ fn stock(address: &[u8; 16], slot: u16, config: &Config, lookups: &impl Lookups)
             return Reason::StockBudget;
         }
     }
-    if !take_hashed(Budget::StockSource, &abi::source(address, 32, 64), config, lookups) {
+    if !take_hashed(Budget::StockSource, &abi::subscriber(address), config, lookups) {
         return Reason::StockBudget;
     }
     if slot != 0 && !take(Budget::Prefix, slot, config, lookups) {
@@ -242,12 +237,14 @@ fn stock(address: &[u8; 16], slot: u16, config: &Config, lookups: &impl Lookups)
 
 /// Takes a token from the bucket that a source shares with the few that have the same hash.
 #[inline(always)]
-fn take_hashed(budget: Budget, source: &[u8; 16], config: &Config, lookups: &impl Lookups) -> bool {
+fn take_hashed(budget: Budget, source: &Words, config: &Config, lookups: &impl Lookups) -> bool {
     if config.rate(budget).interval_ns == 0 {
         return true;
     }
-    let hash = siphash::hash::<1, 3, 2>(&config.seed, [word(source, 0), word(source, 8)]);
-    take(budget, hash as u16, config, lookups)
+    let mut hash = SipHash::<1, 3>::new(&config.seed);
+    hash.word(pair(source[0], source[1]));
+    hash.word(pair(source[2], source[3]));
+    take(budget, hash.finish() as u16, config, lookups)
 }
 
 /// Takes a token from a bucket. One that is not there gives none.
@@ -260,19 +257,9 @@ pub fn take(budget: Budget, slot: u16, config: &Config, lookups: &impl Lookups) 
             .is_some_and(|bucket| bucket::take(bucket, rate, lookups.now_ns()))
 }
 
-/// The little-endian word at `at`, which is a constant below the length.
 #[inline(always)]
-fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
-    u64::from_le_bytes([
-        bytes[at],
-        bytes[at + 1],
-        bytes[at + 2],
-        bytes[at + 3],
-        bytes[at + 4],
-        bytes[at + 5],
-        bytes[at + 6],
-        bytes[at + 7],
-    ])
+const fn pair(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
 }
 
 #[cfg(test)]
@@ -287,7 +274,7 @@ mod tests {
         let mut wrong = Vec::new();
         for row in rows() {
             for (index, (frame, reason)) in row.frames.iter().enumerate() {
-                let verdict = decide(&&frame[..], &row.world);
+                let verdict = row.world.decide(frame);
                 if verdict.reason != *reason {
                     wrong.push(std::format!("{} [{index}]: {:?}, not {reason:?}", row.name, verdict.reason));
                 }
@@ -317,7 +304,7 @@ mod tests {
         for i in 0..=255 {
             let source = std::format!("203.0.{i}.{i}");
             for payload in [stock(0), sa1(0, &gate_key(99)), std::vec![0x11; 1332]] {
-                decide(&&FrameSpec::new(&source, SRTLA_PORT, payload).build()[..], &world);
+                world.decide(&FrameSpec::new(&source, SRTLA_PORT, payload).build());
             }
         }
         assert_eq!(world.spent().len(), 1 + 3, "everybody's, and those of the three that were served");

@@ -4,7 +4,7 @@
 //! Promises: nothing is read outside the frame; a frame that is not UDP over IP is left alone; one that is has lengths that
 //! agree with each other and with the frame, or is [`Walk::Malformed`] (the kernel would throw those away, too).
 
-use crate::abi::v4_mapped;
+use crate::abi::{LinkKey, Words, v4_words, words};
 
 /// The bytes of a frame, wherever they are.
 pub trait Frame {
@@ -34,14 +34,10 @@ impl Frame for &[u8] {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Datagram {
-    /// Source address.
-    pub source: [u8; 16],
+    /// Where it comes from, and for which port it is.
+    pub source: LinkKey,
     /// It came over IPv6.
     pub ipv6: bool,
-    /// Source port, big-endian.
-    pub source_port: [u8; 2],
-    /// Destination port, big-endian.
-    pub dest_port: [u8; 2],
     /// It is the first of several fragments, or says so; then there is no payload.
     pub fragment: bool,
     /// Where in the frame the payload begins.
@@ -128,7 +124,7 @@ fn walk_ipv4(frame: &impl Frame, at: usize) -> Option<Walk> {
     if fragment & 0x1fff != 0 {
         return Some(Walk::Other);
     }
-    let source = v4_mapped([header[12], header[13], header[14], header[15]]);
+    let source = v4_words([header[12], header[13], header[14], header[15]]);
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
     walk_udp(frame, at + header_len, at + total_len, source, (false, fragment != 0))
 }
@@ -139,7 +135,7 @@ fn walk_ipv6(frame: &impl Frame, at: usize) -> Option<Walk> {
     if head[0] >> 4 != 6 {
         return None;
     }
-    let source = frame.array(at + 8)?;
+    let source = words(&frame.array(at + 8)?);
     let end = at + IPV6_LEN + usize::from(u16::from_be_bytes([head[4], head[5]]));
     let mut next = head[6];
     let mut at = at + IPV6_LEN;
@@ -177,20 +173,19 @@ fn walk_udp(
     frame: &impl Frame,
     at: usize,
     end: usize,
-    source: [u8; 16],
+    source: Words,
     (ipv6, fragment): (bool, bool),
 ) -> Option<Walk> {
-    let header: [u8; UDP_LEN] = frame.array(at)?;
-    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let [len_high, len_low, _, _] = frame.array(at + 4)?;
+    let ports = frame.array(at).map(u32::from_ne_bytes)?;
+    let len = usize::from(u16::from_be_bytes([len_high, len_low]));
     // The length in a first fragment is that of the whole.
     if !fragment && (len < UDP_LEN || at + len > end || end > frame.len()) {
         return None;
     }
     Some(Walk::Udp(Datagram {
-        source,
+        source: LinkKey::from_words(source, ports),
         ipv6,
-        source_port: [header[0], header[1]],
-        dest_port: [header[2], header[3]],
         fragment,
         payload_at: at + UDP_LEN,
         payload_len: if fragment { 0 } else { len - UDP_LEN },

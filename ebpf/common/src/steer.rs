@@ -1,19 +1,20 @@
 //! The key under which a datagram's link is found when its socket is chosen.
 
-use crate::abi::{LinkKey, v4_mapped};
+use crate::abi::{LinkKey, v4_words, words};
 use crate::packet::Frame;
 
 /// The key of a datagram, from the IP header at the beginning of `network` and the first four bytes of its UDP header;
 /// `None` when the header is cut short.
 #[inline(always)]
 pub fn link_key(ipv6: bool, network: &impl Frame, ports: [u8; 4]) -> Option<LinkKey> {
-    let address = if ipv6 { network.array(8)? } else { v4_mapped(network.array(12)?) };
-    Some(LinkKey { address, port: [ports[0], ports[1]], dest_port: [ports[2], ports[3]] })
+    let address = if ipv6 { words(&network.array(8)?) } else { v4_words(network.array(12)?) };
+    Some(LinkKey::from_words(address, u32::from_ne_bytes(ports)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::v4_mapped;
 
     #[test]
     fn the_same_key_as_the_gate() {

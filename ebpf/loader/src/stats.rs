@@ -60,7 +60,7 @@ impl Iterator for Events {
         loop {
             let event = Event::from_bytes(&self.0.next()?);
             if let Some((event, reason)) = event.and_then(|event| Some((event, event.reason()?))) {
-                let source = IpAddr::V6(Ipv6Addr::from(event.address)).to_canonical();
+                let source = IpAddr::V6(Ipv6Addr::from(event.source.address())).to_canonical();
                 return Some(Sighting { source, reason, weight: event.weight });
             }
         }

@@ -8,16 +8,18 @@
 
 mod maps;
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::{sk_action, xdp_action};
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::{sk_reuseport, xdp};
 use aya_ebpf::programs::{SkReuseportContext, XdpContext};
 use bondgate_ebpf_common::abi::{Budget, Config, Count, Event, Stat};
-use bondgate_ebpf_common::gate::{Lookups, Verdict, decide, take};
+use bondgate_ebpf_common::gate::{Verdict, decide, take};
 use bondgate_ebpf_common::packet::Frame;
 use bondgate_ebpf_common::reason::{Action, Reason};
 use bondgate_ebpf_common::steer::link_key;
-use maps::{COUNTERS, EVENTS, LINKS, Maps, SOCKETS};
+use maps::{COUNTERS, EVENTS, LINKS, Maps, SOCKETS, config};
 
 /// The frame of an XDP program.
 struct XdpFrame {
@@ -34,7 +36,17 @@ impl Frame for XdpFrame {
     #[inline(always)]
     fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         let from = self.start + at;
-        if from + N > self.end {
+        let to: usize;
+        // SAFETY: a sum. The compiler must not know that it is one, or it moves it to the other side of the comparison, and
+        // the verifier allows no arithmetic with the end of the frame.
+        unsafe {
+            asm!(
+                "{to} = {from}", "{to} += {n}",
+                from = in(reg) from, to = out(reg) to, n = const N,
+                options(pure, nomem, nostack)
+            );
+        }
+        if to > self.end {
             return None;
         }
         // SAFETY: the bytes lie between the bounds of the frame, which the verifier checks once more.
@@ -46,8 +58,9 @@ impl Frame for XdpFrame {
 #[xdp]
 pub fn gate(ctx: XdpContext) -> u32 {
     let frame = XdpFrame { start: ctx.data(), end: ctx.data_end() };
-    let verdict = decide(&frame, &Maps);
-    count(&verdict, frame.len() as u32);
+    let Some(config) = config() else { return xdp_action::XDP_PASS };
+    let verdict = decide(&frame, config, &Maps);
+    count(&verdict, frame.len() as u32, config);
     match verdict.action() {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
@@ -56,7 +69,7 @@ pub fn gate(ctx: XdpContext) -> u32 {
 
 /// Counts the frame, and makes it an event if it is its turn.
 #[inline(always)]
-fn count(verdict: &Verdict, len: u32) {
+fn count(verdict: &Verdict, len: u32, config: &Config) {
     let Some(count) = COUNTERS.get_ptr_mut(verdict.reason as u32) else { return };
     // SAFETY: the element is of this CPU alone, and no program interrupts another of the same kind on it.
     let before = unsafe {
@@ -67,7 +80,6 @@ fn count(verdict: &Verdict, len: u32) {
     if verdict.reason == Reason::Other {
         return;
     }
-    let Some(config) = Maps.config() else { return };
     let mask = match verdict.action() {
         Action::Drop => config.drop_sample_mask,
         Action::Pass => config.pass_sample_mask,
@@ -84,9 +96,7 @@ fn event(verdict: &Verdict, len: u32, mask: u32, config: &Config) {
         Stat::EventsOverBudget
     } else if let Some(mut entry) = EVENTS.reserve(0) {
         entry.write(Event {
-            address: verdict.source.address,
-            port: verdict.source.port,
-            dest_port: verdict.source.dest_port,
+            source: verdict.source,
             weight: mask.saturating_add(1),
             reason: verdict.reason as u32,
             len,

@@ -9,12 +9,12 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
 use bondgate_ebpf_common::abi::{
     BANS_MAX, BUCKETS_MAX, COUNTERS_MAX, Config, Count, EVENTS_BYTES, Event, LINKS_MAX, Link, LinkKey, List,
-    PREFIXES_MAX, SHARDS_MAX,
+    PREFIXES_MAX, SHARDS_MAX, Words,
 };
 use bondgate_ebpf_common::bucket::Word;
 use bondgate_ebpf_common::gate::Lookups;
 
-type Prefixes = LpmTrie<[u8; 16], u64, { PREFIXES_MAX as usize }>;
+type Prefixes = LpmTrie<Words, u64, { PREFIXES_MAX as usize }>;
 
 #[btf_map]
 static CONFIG: Array<Config, 2> = Array::new();
@@ -23,7 +23,7 @@ static ACTIVE: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static LINKS: HashMap<LinkKey, Link, { LINKS_MAX as usize }> = HashMap::new();
 #[btf_map]
-static BANS: HashMap<[u8; 16], u64, { BANS_MAX as usize }> = HashMap::new();
+static BANS: HashMap<Words, u64, { BANS_MAX as usize }> = HashMap::new();
 #[btf_map]
 static LISTS: ArrayOfMaps<Prefixes, { List::ALL.len() }> = ArrayOfMaps::new();
 #[btf_map]
@@ -34,6 +34,12 @@ pub static COUNTERS: PerCpuArray<Count, { COUNTERS_MAX as usize }> = PerCpuArray
 pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub static SOCKETS: ReusePortSockArray<{ SHARDS_MAX as usize }> = ReusePortSockArray::new();
+
+/// The configuration in force.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(*ACTIVE.get(0)?)
+}
 
 /// A word that several CPUs change at once.
 #[repr(transparent)]
@@ -70,11 +76,6 @@ impl Lookups for Maps {
     type Bucket = Bucket;
 
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        CONFIG.get(*ACTIVE.get(0)?)
-    }
-
-    #[inline(always)]
     fn now_ns(&self) -> u64 {
         // SAFETY: reads a clock.
         unsafe { bpf_ktime_get_coarse_ns() }
@@ -88,13 +89,13 @@ impl Lookups for Maps {
     }
 
     #[inline(always)]
-    fn ban(&self, key: &[u8; 16]) -> u64 {
+    fn ban(&self, key: &Words) -> u64 {
         // SAFETY: read at once.
         unsafe { BANS.get(key) }.copied().unwrap_or(0)
     }
 
     #[inline(always)]
-    fn list(&self, list: List, address: &[u8; 16]) -> u64 {
+    fn list(&self, list: List, address: &Words) -> u64 {
         LISTS.get(list as u32).and_then(|trie| trie.get(&Key::new(128, *address))).copied().unwrap_or(0)
     }
 

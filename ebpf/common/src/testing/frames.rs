@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::vec::Vec;
 
 use crate::abi::{GateKey, v4_mapped};
-use crate::siphash;
+use crate::siphash::SipHash;
 
 /// An IPv6 extension header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,11 +199,10 @@ pub fn sa1_with(kind: u8, key: &GateKey, change: impl FnOnce(&mut [u8])) -> Vec<
     packet[2..10].copy_from_slice(&[b'S', b'L', b'A', b'1', 1, 1, 1 + 2 * kind, 0]);
     packet[54..58].copy_from_slice(&key.epoch.to_be_bytes());
     change(&mut packet);
-    let mut words = [0; 8];
-    for (word, bytes) in words.iter_mut().zip(packet[2..66].chunks_exact(8)) {
-        *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    let mut tag = SipHash::<2, 4>::new(&key.key);
+    for bytes in packet[2..66].chunks_exact(8) {
+        tag.word(u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
     }
-    let tag = siphash::hash::<2, 4, 8>(&key.key, words);
-    packet[66..74].copy_from_slice(&tag.to_le_bytes());
+    packet[66..74].copy_from_slice(&tag.finish().to_le_bytes());
     packet
 }

@@ -8,10 +8,11 @@ use std::vec::Vec;
 use super::address;
 use crate::abi::{
     BUCKETS_MAX, Budget, CHECK_ALLOW, CHECK_BANS, CHECK_GATE_TAG, CHECK_GEO, Config, FOR_EVER, GEO_ALLOWED,
-    GEO_REFUSED, GateKey, Link, LinkKey, List, Port, PortKind, STOCK_LISTED, allow_value, ban_key,
+    GEO_REFUSED, GateKey, Link, LinkKey, List, Port, PortKind, STOCK_LISTED, Words, allow_value, ban_key,
+    bytes,
 };
 use crate::bucket::Rate;
-use crate::gate::Lookups;
+use crate::gate::{Lookups, Verdict, decide};
 
 /// The SRTLA port of [`World::standard`].
 pub const SRTLA_PORT: u16 = 5000;
@@ -119,6 +120,11 @@ impl World {
         world
     }
 
+    /// The verdict on a frame.
+    pub fn decide(&self, frame: &[u8]) -> Verdict {
+        decide(&frame, &self.config, self)
+    }
+
     /// Registers the link of an address and port to [`SRTLA_PORT`].
     pub fn register(&mut self, source: &str, port: u16, shard: u32) {
         let key = LinkKey::new(address(source), port, SRTLA_PORT);
@@ -158,10 +164,6 @@ impl World {
 impl Lookups for World {
     type Bucket = AtomicU64;
 
-    fn config(&self) -> Option<&Config> {
-        Some(&self.config)
-    }
-
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
@@ -170,13 +172,14 @@ impl Lookups for World {
         self.link_buckets.get(key)
     }
 
-    fn ban(&self, key: &[u8; 16]) -> u64 {
-        self.bans.get(key).copied().unwrap_or(0)
+    fn ban(&self, key: &Words) -> u64 {
+        self.bans.get(&bytes(key)).copied().unwrap_or(0)
     }
 
-    fn list(&self, list: List, address: &[u8; 16]) -> u64 {
+    fn list(&self, list: List, address: &Words) -> u64 {
+        let address = bytes(address);
         let matches = |(network, bits, _): &&ListEntry| {
-            let differing = u128::from_be_bytes(*network) ^ u128::from_be_bytes(*address);
+            let differing = u128::from_be_bytes(*network) ^ u128::from_be_bytes(address);
             differing.leading_zeros() >= *bits
         };
         let entries = self.lists[list as usize].iter().filter(matches);

@@ -2,7 +2,6 @@
 
 use bondgate_ebpf_common::abi::{Budget, CHECK_ALLOW, CHECK_GEO, GEO_ALLOWED, GateKey, List, allow_value};
 use bondgate_ebpf_common::bucket::Rate;
-use bondgate_ebpf_common::gate::decide;
 use bondgate_ebpf_common::reason::Reason;
 use bondgate_ebpf_common::testing::{EPOCHS, FrameSpec, OTHER_PORT, SRTLA_PORT, World, gate_key, sa1, stock};
 
@@ -31,7 +30,10 @@ fn cases() -> Vec<Case> {
     let (data, listed) = (vec![0x11; 1332], "10.9.8.20");
     let good = sa1(0, &gate_key(EPOCHS[1]));
     let bad = sa1(0, &GateKey::new(EPOCHS[1], &[9; 16]));
+    let mut arp = case("not IP", listed, OTHER_PORT, data.clone(), Reason::Other, None);
+    arp.frame[12..14].copy_from_slice(&[0x08, 0x06]);
     vec![
+        arp,
         case("another port", listed, OTHER_PORT, data.clone(), Reason::Other, None),
         case(
             "data from a stranger",
@@ -105,7 +107,7 @@ pub fn measure(rounds: usize) -> Result<Vec<(&'static str, u64, Option<u64>)>> {
     let mut figures = vec![u64::MAX; cases.len()];
     for case in &mut cases {
         let reason = if case.reason == Reason::StockBudget { Reason::Stock } else { case.reason };
-        let verdict = decide(&&case.frame[..], &world).reason;
+        let verdict = world.decide(&case.frame).reason;
         if verdict != reason {
             return Err(format!("{}: {verdict:?} and not {reason:?}", case.name));
         }

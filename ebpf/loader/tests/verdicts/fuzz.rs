@@ -1,6 +1,5 @@
 //! User space and kernel agree about generated frames at generated gates.
 
-use bondgate_ebpf_common::gate::decide;
 use bondgate_ebpf_common::reason::Reason;
 use fastrand::Rng;
 use libtest_mimic::Failed;
@@ -25,7 +24,7 @@ pub fn a_million_frames() -> Result<(), Failed> {
         kernel.maps.install(&world)?;
         for number in 0..FRAMES_PER_GATE {
             let frame = shapes::frame(&mut rng);
-            let verdict = decide(&&frame[..], &world);
+            let verdict = world.decide(&frame);
             let (action, event) = kernel.run(&frame)?;
             counts[verdict.reason as usize] += 1;
             ensure(agrees(&verdict, frame.len(), action, event.as_ref()), || {

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bondgate_ebpf_common::abi::{Budget, Config, Event, GateKey, List, STOCK_LISTED, Stat, allow_value};
+use bondgate_ebpf_common::abi::{
+    Budget, Config, Event, GateKey, LinkKey, List, STOCK_LISTED, Stat, allow_value,
+};
 use bondgate_ebpf_common::bucket::Rate;
 use bondgate_ebpf_common::reason::{Action, Reason};
 use bondgate_ebpf_common::testing::{
@@ -63,19 +65,16 @@ pub fn counters_and_events() -> Result<(), Failed> {
         ensure(counters == expected, || format!("{counters:?}, not {expected:?}"))?;
         let events = kernel.maps.drain_events();
         let dropped = Event {
-            address: address("203.0.113.77"),
-            port: 40000_u16.to_be_bytes(),
-            dest_port: SRTLA_PORT.to_be_bytes(),
+            source: LinkKey::new(address("203.0.113.77"), 40000, SRTLA_PORT),
             weight: 8,
             reason: Reason::Unregistered as u32,
             len: stranger().len() as u32,
         };
         let passed = Event {
-            address: address("198.51.100.20"),
+            source: LinkKey::new(address("198.51.100.20"), 40000, SRTLA_PORT),
             weight: 4,
             reason: Reason::Sa1 as u32,
             len: admitted.len() as u32,
-            ..dropped
         };
         let expected = [[dropped; 3], [passed; 3]].concat();
         ensure(events == expected, || format!("{events:?}"))

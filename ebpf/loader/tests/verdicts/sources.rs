@@ -10,7 +10,6 @@ use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello};
 use bondgate_auth::sa1::{Flags, ListenerId, StreamBind};
 use bondgate_ebpf::object::{OBJECT, PROVENANCE};
 use bondgate_ebpf_common::abi;
-use bondgate_ebpf_common::gate::decide;
 use bondgate_ebpf_common::reason::Reason;
 use bondgate_ebpf_common::testing::{FrameSpec, SRTLA_PORT, World};
 use libtest_mimic::Failed;
@@ -58,7 +57,7 @@ pub fn a_device_gets_through() -> Result<(), Failed> {
         (abi::GateKey::new(9, &[0x78; 16]), Reason::Sa1GateTag),
     ] {
         let world = World::standard_with(|world| world.config.gate_keys[0] = key);
-        let found = decide(&&frame[..], &world).reason;
+        let found = world.decide(&frame).reason;
         ensure(found == reason, || format!("{found:?}, not {reason:?}"))?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The table of named packets.
 
 use bondgate_ebpf_common::abi::Event;
-use bondgate_ebpf_common::gate::{Verdict, decide};
+use bondgate_ebpf_common::gate::Verdict;
 use bondgate_ebpf_common::reason::{Action, Reason};
 use bondgate_ebpf_common::testing::rows;
 use libtest_mimic::Failed;
@@ -15,9 +15,7 @@ pub const FRAME_MIN: usize = 14;
 /// What the kernel did is what `verdict` says.
 pub fn agrees(verdict: &Verdict, len: usize, action: Action, event: Option<&Event>) -> bool {
     let expected = (verdict.reason != Reason::Other).then_some(Event {
-        address: verdict.source.address,
-        port: verdict.source.port,
-        dest_port: verdict.source.dest_port,
+        source: verdict.source,
         weight: 1,
         reason: verdict.reason as u32,
         len: len as u32,
@@ -33,7 +31,7 @@ pub fn every_row() -> Result<(), Failed> {
     for row in &rows {
         kernel.maps.install(&row.world)?;
         for (index, (frame, reason)) in row.frames.iter().enumerate() {
-            let verdict = decide(&&frame[..], &row.world);
+            let verdict = row.world.decide(frame);
             if verdict.reason != *reason {
                 wrong.push(format!(
                     "{} [{index}]: {:?} in user space, not {reason:?}",
