@@ -3,13 +3,13 @@
 //! One thread and one clock for both ends, so that latency needs no agreement between clocks and the ends never preempt one
 //! another. Promise: nothing waits for the receiver; what arrives is looked at as soon as what was due is sent.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bondgate_io::{AnyBackend, Backend, Choice, Gro, Limits, Role, SocketId};
 
 use crate::flood::Flooder;
+use crate::senders::{self, Senders};
 use crate::sink::Sink;
 use crate::swarm::{Load, Swarm, SwarmAuth};
 use crate::topology::Ground;
@@ -22,7 +22,8 @@ const WAIT_MAX: Duration = Duration::from_millis(1);
 /// Both ends.
 pub struct FarEnd {
     backend: AnyBackend,
-    /// The senders.
+    senders: Senders,
+    /// Who sends.
     pub swarm: Swarm,
     /// The server, unless a device is.
     pub sink: Option<(SocketId, Sink)>,
@@ -37,11 +38,19 @@ impl FarEnd {
     ///
     /// # Errors
     /// When there are not enough descriptors, or the kernel refuses.
-    pub fn new(ground: &Ground, load: Load, auth: SwarmAuth, srt_ack: Option<Duration>) -> Result<Self> {
-        let links = load.groups as usize * load.links as usize;
+    pub fn new(
+        ground: &Ground,
+        load: Load,
+        (kind, auth): (senders::Kind, SwarmAuth),
+        srt_ack: Option<Duration>,
+    ) -> Result<Self> {
+        let links = match kind {
+            senders::Kind::Sockets => load.groups as usize * load.links as usize,
+            senders::Kind::Raw => 1,
+        };
         let limits = Limits {
             sockets: links + 4104,
-            gso: load.burst > 1,
+            gso: load.burst > 1 && kind == senders::Kind::Sockets,
             gro: Gro::Adaptive,
             turn_sends: 16_384,
             turn_send_bytes: 4 << 20,
@@ -49,23 +58,17 @@ impl FarEnd {
             ..Limits::default()
         };
         let (mut backend, _) = bondgate_io::open(Choice::Auto, &limits).context("the generator's backend")?;
-        let mut add = |socket, role| -> io::Result<SocketId> { backend.add(socket, role) };
-        let sockets = ground
-            .link_sockets(load.groups, load.links, ground.receiver)?
-            .into_iter()
-            .map(|socket| add(socket, Role::Connected))
-            .collect::<io::Result<Vec<_>>>()
-            .context("the generator's sockets")?;
+        let senders = Senders::open(kind, ground, &mut backend, load.groups, load.links)?;
         let origin = Instant::now();
         let sink = match ground.sink_socket()? {
             Some(socket) => {
                 let sink = Sink::new(load.magic, origin, load.groups as usize, srt_ack);
-                Some((add(socket, Role::Listener)?, sink))
+                Some((backend.add(socket, Role::Listener).context("the sink's socket")?, sink))
             }
             None => None,
         };
-        let swarm = Swarm::new(load, &sockets, auth, origin);
-        Ok(Self { backend, swarm, sink, flood: None, origin })
+        let swarm = Swarm::new(load, auth, origin);
+        Ok(Self { backend, senders, swarm, sink, flood: None, origin })
     }
 
     /// One turn: takes what has arrived, sends what is due.
@@ -86,14 +89,19 @@ impl FarEnd {
                 Some((id, sink)) if *id == datagram.socket => {
                     sink.datagram(now, datagram.from, datagram.bytes);
                 }
-                _ => self.swarm.datagram(now, datagram.socket, datagram.bytes),
+                _ => {
+                    if let Some(link) = self.senders.link_of(datagram.socket) {
+                        self.swarm.datagram(now, link, datagram.bytes);
+                    }
+                }
             }
         }
-        let backend = &mut self.backend;
+        self.senders.hear(|link, bytes| self.swarm.datagram(now, link, bytes));
+        let (backend, senders) = (&mut self.backend, &mut self.senders);
         if let Some((id, sink)) = &mut self.sink {
             sink.answer(now, |to, bytes| backend.send(*id, Some(to), bytes));
         }
-        self.swarm.send_due(now, |socket, bytes| backend.send(socket, None, bytes));
+        self.swarm.send_due(now, |link, bytes| senders.send(backend, link, bytes));
         if let Some(flood) = &mut self.flood {
             flood.send_due(now, |socket, to, bytes| backend.send(socket, Some(to), bytes));
         }
@@ -115,8 +123,8 @@ impl FarEnd {
 
     /// Tells the receiver which streams the groups want, where it demands that.
     pub fn call(&mut self) {
-        let backend = &mut self.backend;
-        self.swarm.call(|socket, bytes| backend.send(socket, None, bytes));
+        let (backend, senders) = (&mut self.backend, &mut self.senders);
+        self.swarm.call(|link, bytes| senders.send(backend, link, bytes));
         self.backend.flush();
     }
 

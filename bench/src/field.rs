@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bondgate_bench::far_end::FarEnd;
+use bondgate_bench::senders;
 use bondgate_bench::sink::Sink;
 use bondgate_bench::swarm::{Key, Load, SwarmAuth};
 use bondgate_bench::topology::Ground;
@@ -95,7 +96,7 @@ pub fn load(args: &LoadArgs) -> Result<()> {
     };
     let links = u64::from(load.groups) * u64::from(load.links);
     let patience = Duration::from_secs(10 + 2 * links / u64::from(args.registrations_per_s.max(1)));
-    let mut far_end = FarEnd::new(&Ground::elsewhere(args.to), load, auth, None)?;
+    let mut far_end = FarEnd::new(&Ground::elsewhere(args.to), load, (senders::Kind::Sockets, auth), None)?;
     let begun = Instant::now();
     loop {
         far_end.turn()?;

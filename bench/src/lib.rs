@@ -2,7 +2,7 @@
 //!
 //! One flow: a [`scenario`] file says what to do; [`topology`] makes the ground (namespaces or loopback); [`receiver`]
 //! starts the process under test; [`far_end`] is both ends around it in one loop, a [`swarm`] of registered senders and a
-//! [`sink`]; [`trial`] puts them together and yields one [`row`](row::Row) of figures; [`run`], [`search`], [`compare`]
+//! [`sink`]; [`trial`] puts them together (for relays [`relay`] and [`callers`] do) and yields one [`row`](row::Row) of figures; [`run`], [`search`], [`compare`]
 //! and [`flood`] decide which trials to make; [`report`] renders rows. [`machine`] says what machine this is and whether it
 //! was quiet.
 //!
@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod callers;
 pub mod compare;
 pub mod far_end;
 pub mod flood;
@@ -19,11 +20,13 @@ pub mod frame;
 pub mod machine;
 pub mod proc;
 pub mod receiver;
+pub mod relay;
 pub mod report;
 pub mod row;
 pub mod run;
 pub mod scenario;
 pub mod search;
+pub mod senders;
 pub mod sink;
 pub mod stats;
 pub mod swarm;

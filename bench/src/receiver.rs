@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,8 @@ use crate::scenario::{Auth, Receiver, Scenario};
 use crate::swarm::Key;
 use crate::topology::Ground;
 
+/// The peer of relays.
+pub const SRT_LIVE_TRANSMIT: &str = "srt-live-transmit";
 /// The harness's processor, and the receiver's.
 pub const HARNESS_CPU: usize = 0;
 /// See [`HARNESS_CPU`].
@@ -61,7 +63,8 @@ impl Programs {
 /// A running receiver.
 #[derive(Debug)]
 pub struct Running {
-    process: Process,
+    /// One, but for relays of which each serves a single stream.
+    processes: Vec<Process>,
     admin: Option<SocketAddr>,
     /// What it was started as.
     pub spec: Receiver,
@@ -117,12 +120,17 @@ impl Running {
         };
         let process =
             on_cpu(RECEIVER_CPU, || Process::spawn(scene, &spec.name, ground.on_receiver(command)))?;
-        Ok(Self { process, admin, spec: spec.clone() })
+        Ok(Self { processes: vec![process], admin, spec: spec.clone() })
     }
 
-    /// Its process ID.
+    /// Resident memory; pages that processes share count once for each.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.processes.iter().map(|process| proc::memory_bytes(process.id(), "VmRSS")).sum()
+    }
+
+    /// Its process ID; the first one's, if there are several.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.processes.first().map_or(0, Process::id)
     }
 
     /// Fails, with its last words, when it has ended.
@@ -130,12 +138,12 @@ impl Running {
     /// # Errors
     /// When it has.
     pub fn expect_running(&mut self, scene: &Scene) -> Result<()> {
-        self.process.expect_running().with_context(|| scene.transcript())
+        self.processes.iter_mut().try_for_each(Process::expect_running).with_context(|| scene.transcript())
     }
 
     /// Processor time so far.
     pub fn cpu_ns(&self) -> u64 {
-        proc::cpu_ns(self.pid()).unwrap_or(0)
+        self.processes.iter().filter_map(|process| proc::cpu_ns(process.id())).sum()
     }
 
     /// What it tells about itself; `None` for receivers that do not.
@@ -147,8 +155,52 @@ impl Running {
 
     /// Ends it.
     pub fn stop(self) {
-        // One that does not end in time is killed when it is dropped.
-        let _ = self.process.terminate(Duration::from_secs(5));
+        for process in self.processes {
+            // One that does not end in time is killed when it is dropped.
+            let _ = process.terminate(Duration::from_secs(5));
+        }
+    }
+}
+
+impl Running {
+    /// Starts a relay on the ground: bondgate, or one `srt-live-transmit` per stream, which throws the payloads away.
+    /// Returns the SRT server of each stream.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_relay(
+        scene: &Scene,
+        ground: &Ground,
+        programs: &Programs,
+        scenario: &Scenario,
+        spec: &Receiver,
+    ) -> Result<(Self, Vec<SocketAddr>)> {
+        let streams = scenario.groups as usize;
+        let mut admin = None;
+        let (commands, servers) = if spec.program == SRT_LIVE_TRANSMIT {
+            let servers = ground.srt_addrs(streams)?;
+            let command = |server: &SocketAddr| {
+                let mut command = Command::new(SRT_LIVE_TRANSMIT);
+                command.args(["-q", &format!("srt://{server}?mode=listener"), "file://con"]);
+                command
+            };
+            (servers.iter().map(command).collect(), servers)
+        } else {
+            let server = ground.srt_addrs(1)?;
+            admin = Some(ground.admin);
+            let path = scene
+                .write("bondgate.toml", &relay_config(ground, scenario, spec, server.first().copied()))?;
+            let mut command = Command::new(&programs.bondgate);
+            command.args(["run", "--accept-open-ingest", "-c"]).arg(path);
+            command.env_remove("NOTIFY_SOCKET").env("NO_COLOR", "1");
+            (vec![command], server.repeat(streams))
+        };
+        let start = |command: Command| {
+            let command = ground.on_receiver(command);
+            Process::spawn_with(scene, &spec.name, command, Stdio::null(), Stdio::null())
+        };
+        let processes = on_cpu(RECEIVER_CPU, || commands.into_iter().map(start).collect::<Result<Vec<_>>>())?;
+        Ok((Self { processes, admin, spec: spec.clone() }, servers))
     }
 }
 
@@ -194,6 +246,20 @@ fn config(ground: &Ground, scenario: &Scenario, spec: &Receiver, state: &Path) -
         groups_max.clamp(8, 65_535),
         scenario.links.max(1),
         ground.server,
+        ground.admin,
+    )
+}
+
+fn relay_config(ground: &Ground, scenario: &Scenario, spec: &Receiver, srt: Option<SocketAddr>) -> String {
+    format!(
+        "[log]\nlevel = \"warn\"\nformat = \"human\"\n\n[runtime]\nbackend = \"{}\"\nstate_dir = \"off\"\n\n\
+         [srtla]\nlisten = \"{}\"\nauth = \"open\"\n\n[srt]\nlisten = \"{}\"\nlatency_ms = 120\nconnections_max = {}\n\n\
+         [relay]\nplayers_per_stream_max = {}\n\n[admin]\nlisten = \"{}\"\n",
+        spec.backend,
+        ground.receiver,
+        srt.unwrap_or(ground.receiver),
+        scenario.groups * (1 + scenario.players) + 8,
+        scenario.players.max(1),
         ground.admin,
     )
 }

@@ -50,6 +50,9 @@ pub struct Row {
     pub process_ns: Option<f64>,
     /// The receiver's share of one processor.
     pub process_share: Option<f64>,
+    /// Megabits of payload taken in per second of the receiver's processor time (relay).
+    #[serde(default)]
+    pub mbps_per_cpu: Option<f64>,
     /// The system's part of the process time.
     pub system_share: Option<f64>,
     /// Time in soft interrupts per datagram delivered, on the generator's and on the receiver's processor, in ns.

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::frame;
+use crate::receiver::SRT_LIVE_TRANSMIT;
+use crate::senders::Kind as SendersKind;
 use crate::topology::{Kind as TopologyKind, SinkKind};
 
 /// What is measured.
@@ -22,6 +24,8 @@ pub enum Kind {
     Forward,
     /// The same, after the highest rate without loss was searched: latency is taken at half of it.
     Search,
+    /// SRT in, SRT out: `groups` publishers, each with `players`. Receivers are bondgate and `srt-live-transmit`.
+    Relay,
     /// How long it takes until all links are registered, while the first groups stream.
     Storm,
 }
@@ -121,7 +125,7 @@ impl Receiver {
     }
 
     fn check(&self) -> Result<()> {
-        let is_builtin = matches!(self.program.as_str(), "bondgate" | "baseline");
+        let is_builtin = matches!(self.program.as_str(), "bondgate" | "baseline" | SRT_LIVE_TRANSMIT);
         let has = |any: [&str; 2]| any.iter().any(|word| self.program.contains(word));
         let says_where = has(["{listen}", "{listen_port}"]) && has(["{target}", "{target_host}"]);
         if !is_builtin && !says_where {
@@ -156,12 +160,16 @@ pub struct Scenario {
     pub sink: SinkKind,
     /// The path to the server takes segmentation off the receiver's hands.
     pub egress_gso: bool,
+    /// How links send.
+    pub senders: SendersKind,
     /// How senders register.
     pub auth: Auth,
     /// Groups.
     pub groups: u32,
     /// Links of each.
     pub links: u32,
+    /// Players of each stream (relay).
+    pub players: u32,
     /// The first so many groups carry data, the others keep still; 0: all.
     pub active_groups: u32,
     /// Datagrams per second over all groups; 0: as many as the generator can.
@@ -206,9 +214,11 @@ impl Default for Scenario {
             topology: TopologyKind::Auto,
             sink: SinkKind::Count,
             egress_gso: true,
+            senders: SendersKind::Sockets,
             auth: Auth::Stock,
             groups: 1,
             links: 3,
+            players: 0,
             active_groups: 0,
             rate_pps: 2000,
             burst: 1,
@@ -314,6 +324,7 @@ impl Scenario {
                 (links > 200_000).then(|| ("links", format!("{links} links in all are more than 200000")))
             })
             .or_else(|| range("active_groups", self.active_groups.into(), 0, self.groups.into()))
+            .or_else(|| range("players", self.players.into(), 0, 1000))
             .or_else(|| range("rate_pps", self.rate_pps, 0, 10_000_000))
             .or_else(|| range("burst", self.burst.into(), 1, 64))
             .or_else(|| range("datagram_bytes", self.datagram_bytes.into(), lengths.0, lengths.1))
@@ -338,10 +349,21 @@ impl Scenario {
                 return Some(("sink", "a search needs \"count\": loss is counted one by one".into()));
             }
         }
+        if self.senders == SendersKind::Raw && self.topology != TopologyKind::Veth {
+            return Some(("senders", "\"raw\" needs topology = \"veth\"".into()));
+        }
         if self.receivers.is_empty() {
             return Some(("receiver", "name at least one".into()));
         }
         for (index, receiver) in self.receivers.iter().enumerate() {
+            if (self.kind == Kind::Relay) != (receiver.program == SRT_LIVE_TRANSMIT)
+                && receiver.program != "bondgate"
+            {
+                return Some(("receiver", format!("{} cannot do kind = {:?}", receiver.name, self.kind)));
+            }
+            if receiver.program == SRT_LIVE_TRANSMIT && self.players > 0 {
+                return Some(("players", "srt-live-transmit serves none here; set 0".into()));
+            }
             if let Err(error) = receiver.check() {
                 return Some(("receiver", format!("{}: {error}", receiver.name)));
             }
@@ -410,6 +432,7 @@ built_in!(
     "many-groups",
     "wide",
     "many-links",
+    "growth",
     "idle",
     "part-load",
     "small-packets",
@@ -420,6 +443,8 @@ built_in!(
     "backends",
     "shards",
     "sa1",
+    "relay-publishers",
+    "relay-players",
     "smoke",
 );
 

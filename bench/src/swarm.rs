@@ -9,8 +9,6 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use bondgate_io::SocketId;
-
 use crate::frame::{Stamp, Template};
 use register::Registration;
 pub use register::{Key, SwarmAuth};
@@ -107,7 +105,6 @@ pub struct SwarmCounters {
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
-    socket: SocketId,
     is_up: bool,
     tried_at: Option<Instant>,
 }
@@ -117,8 +114,7 @@ struct Link {
 pub struct Swarm {
     load: Load,
     links: Vec<Link>,
-    /// Link by slot of its socket.
-    by_slot: Vec<u32>,
+
     registration: Registration,
     template: Template,
     rng: fastrand::Rng,
@@ -135,19 +131,12 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// Senders behind these sockets: all links of group 0, then those of group 1, and so on. Times in datagrams count from
-    /// `origin`.
-    pub fn new(load: Load, sockets: &[SocketId], auth: SwarmAuth, origin: Instant) -> Self {
-        let slots = sockets.iter().map(|socket| socket.slot() + 1).max().unwrap_or(0);
-        let mut by_slot = vec![u32::MAX; slots];
-        for (index, socket) in sockets.iter().enumerate() {
-            if let Some(place) = by_slot.get_mut(socket.slot()) {
-                *place = index as u32;
-            }
-        }
+    /// Senders of this load. Links are numbered: all of group 0, then those of group 1, and so on. Times in datagrams count
+    /// from `origin`.
+    pub fn new(load: Load, auth: SwarmAuth, origin: Instant) -> Self {
+        let links = load.groups as usize * load.links as usize;
         Self {
-            links: sockets.iter().map(|&socket| Link { socket, is_up: false, tried_at: None }).collect(),
-            by_slot,
+            links: vec![Link { is_up: false, tried_at: None }; links],
             registration: Registration::new(auth, load.groups, load.links, load.registrations_per_s),
             template: Template::new(load.datagram_bytes, load.magic),
             rng: fastrand::Rng::with_seed(u64::from(load.magic)),
@@ -179,14 +168,12 @@ impl Swarm {
     }
 
     /// Tells the receiver which stream each group wants, where it demands that.
-    pub fn call(&self, mut send: impl FnMut(SocketId, &[u8])) {
+    pub fn call(&self, mut send: impl FnMut(u32, &[u8])) {
         if !self.registration.needs_call() {
             return;
         }
         for group in 0..self.load.active_groups {
-            if let Some(link) = self.links.get((group * self.load.links) as usize) {
-                send(link.socket, &register::call(group));
-            }
+            send(group * self.load.links, &register::call(group));
         }
     }
 
@@ -215,11 +202,8 @@ impl Swarm {
         Some(start + Duration::from_nanos(self.load.due_ns(self.next)))
     }
 
-    /// Takes what came back at one of the sockets.
-    pub fn datagram(&mut self, now: Instant, socket: SocketId, bytes: &[u8]) {
-        let Some(&index) = self.by_slot.get(socket.slot()).filter(|&&index| index != u32::MAX) else {
-            return;
-        };
+    /// Takes what came back to a link.
+    pub fn datagram(&mut self, now: Instant, index: u32, bytes: &[u8]) {
         match bytes {
             [0x91, 0x00, ..] => {
                 self.counters.srtla_acks += 1;
@@ -241,7 +225,7 @@ impl Swarm {
     }
 
     /// Sends what is due: registrations, keepalives, datagrams.
-    pub fn send_due(&mut self, now: Instant, mut send: impl FnMut(SocketId, &[u8])) {
+    pub fn send_due(&mut self, now: Instant, mut send: impl FnMut(u32, &[u8])) {
         if self.registration.links_up() < self.links.len() {
             let links = &mut self.links;
             self.counters.registrations += self.registration.ask(now, links, &mut send);
@@ -260,7 +244,7 @@ impl Swarm {
         }
     }
 
-    fn send_next(&mut self, intended_ns: u64, send: &mut impl FnMut(SocketId, &[u8])) {
+    fn send_next(&mut self, intended_ns: u64, send: &mut impl FnMut(u32, &[u8])) {
         let number = self.next;
         self.next += 1;
         if self.load.loss > 0.0 && self.rng.f64() < self.load.loss {
@@ -271,25 +255,17 @@ impl Swarm {
         let place = self.load.place(number);
         let stamp = Stamp { group: place.group, number, intended_ns };
         let bytes = self.template.fill(&stamp, place.sequence);
-        let socket = |link: u32| {
-            let index = place.group as usize * self.load.links as usize + link as usize;
-            self.links.get(index).map(|link| link.socket)
-        };
-        if let Some(socket) = socket(place.link) {
-            send(socket, bytes);
-            self.counters.sent += 1;
-        }
-        if self.load.duplicates > 0.0
-            && self.rng.f64() < self.load.duplicates
-            && let Some(socket) = socket((place.link + 1) % self.load.links.max(1))
-        {
-            send(socket, bytes);
+        let first = place.group * self.load.links;
+        send(first + place.link, bytes);
+        self.counters.sent += 1;
+        if self.load.duplicates > 0.0 && self.rng.f64() < self.load.duplicates {
+            send(first + (place.link + 1) % self.load.links.max(1), bytes);
             self.counters.duplicated += 1;
         }
     }
 
     /// Keepalives are spread evenly over their interval.
-    fn send_keepalives(&mut self, now: Instant, send: &mut impl FnMut(SocketId, &[u8])) {
+    fn send_keepalives(&mut self, now: Instant, send: &mut impl FnMut(u32, &[u8])) {
         let (Some(every), false) = (self.load.keepalive, self.links.is_empty()) else { return };
         let from = *self.keepalive_from.get_or_insert(now);
         let rounds = now.duration_since(from).as_secs_f64() / every.as_secs_f64();
@@ -301,8 +277,8 @@ impl Swarm {
         for _ in 0..due.saturating_sub(self.keepalives).min(64) {
             let index = (self.keepalives % self.links.len() as u64) as usize;
             self.keepalives += 1;
-            if let Some(link) = self.links.get(index).filter(|link| link.is_up) {
-                send(link.socket, &keepalive);
+            if self.links.get(index).is_some_and(|link| link.is_up) {
+                send(index as u32, &keepalive);
                 self.counters.keepalives += 1;
             }
         }

@@ -12,6 +12,7 @@
 //! the near end's index and the addresses of [`Ground::link_addr`], and replaces the sockets of [`Ground::link_sockets`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +20,10 @@ use bondgate_io::socket::{BindOptions, bind_udp, connect_udp};
 use bondgate_tests::netns::{self, Namespace, ip};
 use bondgate_tests::scene::free_port;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::proc;
+use crate::senders;
 
 /// Where senders, receiver and server live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +49,10 @@ pub enum SinkKind {
     Null,
 }
 
+const ETH_P_IP: u16 = 0x0800;
 const SRTLA_PORT: u16 = 5000;
 const SRT_PORT: u16 = 9000;
+const SRT_FIRST_PORT: u16 = 10_000;
 const ADMIN_PORT: u16 = 8080;
 const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const SENDERS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -97,13 +102,13 @@ impl Ground {
     ///
     /// # Errors
     /// When what is asked for cannot be made here.
-    pub fn new(kind: Kind, sink: SinkKind, egress_gso: bool) -> Result<Self> {
+    pub fn new(kind: Kind, sink: SinkKind, egress_gso: bool, senders: senders::Kind) -> Result<Self> {
         let obstacle = if kind == Kind::Loopback { None } else { veth_unavailable() };
         match (kind, obstacle) {
             (Kind::Veth, Some(why)) => bail!("topology veth: {why}; use topology = \"loopback\""),
             (Kind::Loopback, _) => Self::loopback(sink, "asked for"),
             (Kind::Auto, Some(why)) => Self::loopback(sink, &why),
-            (Kind::Auto | Kind::Veth, None) => Self::veth(sink, egress_gso),
+            (Kind::Auto | Kind::Veth, None) => Self::veth(sink, egress_gso, senders),
         }
     }
 
@@ -135,7 +140,7 @@ impl Ground {
         })
     }
 
-    fn veth(sink: SinkKind, egress_gso: bool) -> Result<Self> {
+    fn veth(sink: SinkKind, egress_gso: bool, senders: senders::Kind) -> Result<Self> {
         let hosts =
             Hosts { senders: Namespace::new()?, receiver: Namespace::new()?, server: Namespace::new()? };
         let (s, r, t) = (hosts.senders.name(), hosts.receiver.name(), hosts.server.name());
@@ -147,9 +152,12 @@ impl Ground {
         let merges = ethtool(&hosts.receiver, "in0", &["gro", "on"]);
         ip(&["-n", s, "link", "set", "up0", "up"])?;
         ip(&["-n", r, "link", "set", "in0", "up"])?;
-        // Senders have any address of theirs without configuring each.
         let groups = format!("{}/10", Ipv4Addr::from(GROUPS_VETH));
-        ip(&["-n", s, "route", "add", "local", &groups, "dev", "lo"])?;
+        if senders == senders::Kind::Sockets {
+            // Senders have any address of theirs without configuring each. Raw ones have none that the kernel knows, so that
+            // it does not answer what comes back.
+            ip(&["-n", s, "route", "add", "local", &groups, "dev", "lo"])?;
+        }
         ip(&["-n", r, "route", "add", &groups, "via", &SENDERS.to_string()])?;
         let device = match sink {
             SinkKind::Null => {
@@ -222,8 +230,7 @@ impl Ground {
 
     /// The address of a group's links.
     pub fn link_addr(&self, group: u32) -> IpAddr {
-        let first = if self.is_veth() { GROUPS_VETH } else { GROUPS_LOOPBACK };
-        Ipv4Addr::from(first + 1 + group).into()
+        Ipv4Addr::from(self.first_link_addr() + group).into()
     }
 
     /// A socket per link, connected to `to`: all links of group 0, then those of group 1, and so on.
@@ -247,6 +254,51 @@ impl Ground {
         match &self.hosts {
             Some(hosts) => hosts.senders.inside(open),
             None => open(),
+        }
+    }
+
+    /// The first group's address, as a number.
+    pub fn first_link_addr(&self) -> u32 {
+        1 + if self.is_veth() { GROUPS_VETH } else { GROUPS_LOOPBACK }
+    }
+
+    /// A socket that sends whole IP packets, and one that hears all that comes to the senders' host.
+    ///
+    /// # Errors
+    /// Without a host of its own, or the rights for raw sockets.
+    pub fn raw_sockets(&self) -> Result<(UdpSocket, Socket)> {
+        let Some(hosts) = &self.hosts else { bail!("raw senders need topology veth") };
+        hosts.senders.inside(|| {
+            let mouth = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).context("raw socket")?;
+            mouth.set_header_included_v4(true)?;
+            mouth.set_send_buffer_size(4 << 20)?;
+            let protocol = Protocol::from(i32::from(ETH_P_IP.to_be()));
+            let ears = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).context("packet socket")?;
+            ears.set_recv_buffer_size(16 << 20)?;
+            ears.set_nonblocking(true)?;
+            Ok((UdpSocket::from(OwnedFd::from(mouth)), ears))
+        })
+    }
+
+    /// So many addresses for SRT servers on the receiver's host.
+    ///
+    /// # Errors
+    /// When no ports are free.
+    pub fn srt_addrs(&self, count: usize) -> Result<Vec<SocketAddr>> {
+        let port =
+            |index: usize| if self.is_veth() { Ok(SRT_FIRST_PORT + index as u16) } else { free_port() };
+        (0..count).map(|index| Ok(SocketAddr::new(self.receiver.ip(), port(index)?))).collect()
+    }
+
+    /// A socket for SRT callers.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn caller_socket(&self) -> Result<UdpSocket> {
+        let options = BindOptions { recv_buf: SINK_BUFFER, send_buf: 4 << 20, ..BindOptions::default() };
+        match &self.hosts {
+            Some(hosts) => hosts.senders.inside(|| Ok(bind_udp(SocketAddr::from((SENDERS, 0)), &options)?)),
+            None => Ok(bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &options)?),
         }
     }
 

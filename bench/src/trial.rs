@@ -13,6 +13,7 @@ use crate::flood::Flooder;
 use crate::machine::Watch;
 use crate::proc::{self, CpuTimes};
 use crate::receiver::{self, HARNESS_CPU, Programs, RECEIVER_CPU, Running, Told};
+use crate::relay;
 use crate::row::{Latency, Row};
 use crate::scenario::{Auth, Kind, Receiver, Scenario};
 use crate::swarm::{Load, SwarmAuth};
@@ -73,6 +74,8 @@ struct Trial<'a> {
     running: Running,
     far_end: FarEnd,
     slab_before: Option<u64>,
+    /// In a storm the measured time begins with its stream, amid registration.
+    storm_begin: Option<Mark>,
 }
 
 /// Makes a trial.
@@ -80,9 +83,12 @@ struct Trial<'a> {
 /// # Errors
 /// When the ground cannot be made, the receiver does not come up, or links cannot register.
 pub fn run(plan: Plan<'_>) -> Result<Row> {
-    let scene = Scene::new("bench")?;
     let scenario = plan.scenario;
-    let ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso)?;
+    if scenario.kind == Kind::Relay {
+        return relay::run(plan);
+    }
+    let scene = Scene::new("bench")?;
+    let ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso, scenario.senders)?;
     let auth = match scenario.auth {
         Auth::Stock => SwarmAuth::Stock,
         Auth::Sa1 => {
@@ -104,10 +110,10 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
         magic: fastrand::u32(1..),
     };
     receiver::pin(HARNESS_CPU);
-    let far_end = FarEnd::new(&ground, load, auth, millis(scenario.srt_ack_ms))?;
+    let far_end = FarEnd::new(&ground, load, (scenario.senders, auth), millis(scenario.srt_ack_ms))?;
     let slab_before = proc::slab_bytes();
     let running = Running::start(&scene, &ground, plan.programs, scenario, plan.receiver)?;
-    let trial = Trial { plan, scene, ground, running, far_end, slab_before };
+    let trial = Trial { plan, scene, ground, running, far_end, slab_before, storm_begin: None };
     trial.measure().with_context(|| format!("{}, {}", scenario.name, plan.receiver.name))
 }
 
@@ -129,13 +135,16 @@ impl Trial<'_> {
         if self.far_end.swarm.next_number() == 0 {
             self.far_end.swarm.start(Instant::now());
         }
-        self.far_end.turn_for(scenario.warm_up())?;
-
-        let begin = self.mark();
-        let window_end = u64::MAX;
-        if let Some((_, sink)) = &mut self.far_end.sink {
-            sink.set_window(begin.number, window_end);
-        }
+        let begin = if let Some(begin) = self.storm_begin {
+            begin
+        } else {
+            self.far_end.turn_for(scenario.warm_up())?;
+            let begin = self.mark();
+            if let Some((_, sink)) = &mut self.far_end.sink {
+                sink.set_window(begin.number, u64::MAX);
+            }
+            begin
+        };
         self.far_end.turn_for(self.plan.measure)?;
         let end = self.mark();
         self.far_end.swarm.stop();
@@ -165,7 +174,7 @@ impl Trial<'_> {
         let mut first = None;
         loop {
             let now = self.far_end.turn()?;
-            let swarm = &mut self.far_end.swarm;
+            let swarm = &self.far_end.swarm;
             let (up, all) = swarm.links_up();
             if up == 0 {
                 self.running.expect_running(&self.scene)?;
@@ -174,7 +183,8 @@ impl Trial<'_> {
                 first.get_or_insert(now);
             }
             if storm && swarm.next_number() == 0 && swarm.groups_up(scenario.groups_active()) {
-                swarm.start(now);
+                self.far_end.swarm.start(now);
+                self.storm_begin = Some(self.mark());
             }
             if up == all {
                 return Ok(now.duration_since(first.unwrap_or(now)));
@@ -182,7 +192,7 @@ impl Trial<'_> {
             if now.duration_since(begun) > patience {
                 bail!(
                     "{up} of {all} links were registered within {patience:?}; {} refusals came back\n{}",
-                    swarm.counters.refused,
+                    self.far_end.swarm.counters.refused,
                     self.scene.transcript()
                 );
             }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{Summary, or_none};
 use crate::row::Row;
 use crate::run::Run;
+use crate::scenario::Kind;
 use crate::search::Found;
 
 /// Reads a figure of a trial.
@@ -79,6 +80,9 @@ pub fn render(run: &Run) -> String {
         s.sum(|r| r.duplicates).map_or_else(|| "not measured".into(), |n| n.to_string())
     });
     line("process CPU, ns/datagram", &|s| or_none(s.spread(|r| r.process_ns), 0));
+    if run.scenario.kind == Kind::Relay {
+        line("Mb of payload per CPU second", &|s| or_none(s.spread(|r| r.mbps_per_cpu), 0));
+    }
     line("of it in the kernel, %", &|s| or_none(s.spread(|r| Some(r.system_share? * 100.0)), 0));
     line("process, % of a processor", &|s| or_none(s.spread(|r| Some(r.process_share? * 100.0)), 1));
     line("softirq (both CPUs), ns/datagram", &|s| or_none(s.spread(|r| r.softirq_ns), 0));
@@ -93,6 +97,9 @@ pub fn render(run: &Run) -> String {
         line(name, &|s| or_none(s.spread(get), 0));
     }
     line("memory, MiB", &|s| or_none(s.spread(|r| Some(r.memory_bytes? as f64 / 1_048_576.0)), 1));
+    line("kernel slabs grew by, MiB", &|s| {
+        or_none(s.spread(|r| Some(r.slab_bytes? as f64 / 1_048_576.0)), 1)
+    });
     line("registration, s", &|s| or_none(s.spread(|r| Some(r.registration_s)), 2));
     line("dropped at receive buffers", &|s| {
         s.sum(|r| r.buffer_drops).map_or_else(|| "not measured".into(), |n| n.to_string())

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use bondgate_auth::keyring::Provision;
 use bondgate_auth::sa1::Flags;
 use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello, Join, Outcome};
-use bondgate_io::SocketId;
+
 use bondgate_proto::wire::{HALF_LEN, ID_LEN, PacketType, REG_LEN, emit_reg};
 use bondgate_srt::packet::{HANDSHAKE_LEN, HEADER_LEN, HandshakeKind, HandshakeRepr};
 
@@ -106,12 +106,7 @@ impl Registration {
     }
 
     /// Sends what is due for links that are not up. Returns how many packets.
-    pub(super) fn ask(
-        &mut self,
-        now: Instant,
-        links: &mut [Link],
-        send: &mut impl FnMut(SocketId, &[u8]),
-    ) -> u64 {
+    pub(super) fn ask(&mut self, now: Instant, links: &mut [Link], send: &mut impl FnMut(u32, &[u8])) -> u64 {
         let elapsed = now.duration_since(*self.since.get_or_insert(now));
         let mut allowed = self.per_s.map_or(64, |per_s| {
             ((elapsed.as_secs_f64() * f64::from(per_s)) as u64 + 1).saturating_sub(self.sent).min(64)
@@ -131,7 +126,7 @@ impl Registration {
                 continue;
             }
             if let Some(packet) = self.packet(index) {
-                send(link.socket, &packet);
+                send(index, &packet);
                 link.tried_at = Some(now);
                 allowed -= 1;
                 self.sent += 1;

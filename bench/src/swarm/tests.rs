@@ -42,7 +42,7 @@ fn numbers_say_where_and_when() {
 #[test]
 fn the_clock_decides_what_is_due() {
     let origin = Instant::now();
-    let mut swarm = Swarm::new(load(1, 1, 1), &[], SwarmAuth::Stock, origin);
+    let mut swarm = Swarm::new(load(1, 1, 1), SwarmAuth::Stock, origin);
     swarm.start(origin + Duration::from_millis(10));
     let mut offered = |at_ms: u64| {
         swarm.send_due(origin + Duration::from_millis(at_ms), |_, _| {});
@@ -59,7 +59,7 @@ fn the_clock_decides_what_is_due() {
 fn losses_on_purpose_are_known_one_by_one() {
     let origin = Instant::now();
     let lossy = Load { loss: 0.25, rate_pps: 0, ..load(1, 1, 1) };
-    let mut swarm = Swarm::new(lossy, &[], SwarmAuth::Stock, origin);
+    let mut swarm = Swarm::new(lossy, SwarmAuth::Stock, origin);
     swarm.start(origin);
     while swarm.next_number() < 4000 {
         swarm.send_due(origin, |_, _| {});

@@ -11,8 +11,9 @@ use bondgate_bench::receiver::Programs;
 use bondgate_bench::row::Row;
 use bondgate_bench::run::{self, Run};
 use bondgate_bench::scenario::{Auth, Flood, FloodKind, Kind, Receiver, Scenario};
+use bondgate_bench::senders;
 use bondgate_bench::topology::{Kind as TopologyKind, SinkKind};
-use bondgate_tests::harness::{Need, Suite};
+use bondgate_tests::harness::{Need, SRT, Suite};
 use bondgate_tests::scene::Scene;
 
 fn main() -> ExitCode {
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
     suite.test("run::flood", &[], flood);
     suite.test("run::search", &[], search);
     suite.test("run::null_sink_in_namespaces", &[Need::Namespaces], null_sink);
+    suite.test("run::relay", &[], relay);
+    suite.test("run::relay_of_libsrt", &[SRT], relay_of_libsrt);
     suite.test("run::peer_that_does_not_exist", &[], no_such_peer);
     suite.run()
 }
@@ -136,9 +139,12 @@ fn search(_: &Scene) -> Result<()> {
 
 /// What a device throws away is counted datagram by datagram, segmented or not.
 fn null_sink(_: &Scene) -> Result<()> {
-    for burst in [1, 8] {
+    for (burst, senders) in
+        [(1, senders::Kind::Sockets), (8, senders::Kind::Sockets), (1, senders::Kind::Raw)]
+    {
         let scenario = Scenario {
             topology: TopologyKind::Veth,
+            senders,
             sink: SinkKind::Null,
             groups: 3,
             links: 2,
@@ -156,6 +162,40 @@ fn null_sink(_: &Scene) -> Result<()> {
                 row.receiver
             );
         }
+    }
+    Ok(())
+}
+
+/// Three streams with two players each: every payload reaches both.
+fn relay(_: &Scene) -> Result<()> {
+    let scenario = Scenario {
+        kind: Kind::Relay,
+        groups: 3,
+        players: 2,
+        rate_pps: 900,
+        receivers: vec![Receiver::bondgate()],
+        ..short("relay")
+    };
+    for row in go(&scenario)?.rows {
+        ensure!(row.sent > 100 && row.harness_lost == 0 && row.process_ns.is_some(), "{row:?}");
+        ensure!(row.lost == Some(0) && row.duplicates == Some(0), "{:?} of {} lost", row.lost, row.sent);
+    }
+    Ok(())
+}
+
+fn relay_of_libsrt(_: &Scene) -> Result<()> {
+    let program = "srt-live-transmit".to_owned();
+    let receiver = Receiver { name: program.clone(), program, ..Receiver::bondgate() };
+    let scenario = Scenario {
+        kind: Kind::Relay,
+        groups: 2,
+        rate_pps: 600,
+        receivers: vec![receiver],
+        ..short("libsrt")
+    };
+    for row in go(&scenario)?.rows {
+        ensure!(row.sent > 100 && row.harness_lost == 0, "{} sent, {} refused", row.sent, row.harness_lost);
+        ensure!(row.lost.is_none() && row.mbps_per_cpu.is_some(), "{row:?}");
     }
     Ok(())
 }

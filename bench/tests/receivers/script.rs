@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bondgate_bench::frame::{LEN_USUAL, Stamp, Template};
 use bondgate_bench::receiver::{Programs, Running};
 use bondgate_bench::scenario::{Receiver, Scenario};
+use bondgate_bench::senders;
 use bondgate_bench::topology::{Ground, Kind, SinkKind};
 use bondgate_tests::scene::Scene;
 
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(200);
 
 pub fn play(scene: &Scene, programs: &Programs, receiver: &Receiver) -> Result<()> {
-    let ground = Ground::new(Kind::Loopback, SinkKind::Count, true)?;
+    let ground = Ground::new(Kind::Loopback, SinkKind::Count, true, senders::Kind::Sockets)?;
     let server = ground.sink_socket()?.context("no sink")?;
     server.set_nonblocking(false)?;
     let links = ground.link_sockets(2, 3, ground.receiver)?;
