@@ -1,4 +1,4 @@
-//! Held against `maxminddb`; `tests/tests/geo` holds it against libmaxminddb.
+//! Held against `maxminddb`; `tests/libmaxminddb.rs` holds it against libmaxminddb.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
