@@ -196,3 +196,6 @@ fn walk_udp(
 fn be16(frame: &impl Frame, at: usize) -> Option<u16> {
     frame.array(at).map(u16::from_be_bytes)
 }
+
+#[cfg(test)]
+mod tests;

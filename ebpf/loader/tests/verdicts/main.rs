@@ -51,7 +51,7 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Failed> {
 
 /// On a machine that does other things as well, four times the bounds are enough; the example `gate_cost` is strict.
 fn cost_within_bounds() -> Result<(), Failed> {
-    let figures = cost::measure(5)?;
+    let figures = cost::measure(50)?;
     eprint!("{}", cost::report(&figures));
     let slow: Vec<_> =
         figures.iter().filter(|(_, figure, bound)| bound.is_some_and(|bound| *figure > 4 * bound)).collect();
