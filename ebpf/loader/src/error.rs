@@ -69,6 +69,9 @@ pub enum GateError {
     },
 }
 
+/// What is kept of both ends of a message that is too long.
+const KEPT_CHARS: usize = 600;
+
 impl GateError {
     pub(crate) fn map(map: impl Into<String>) -> impl FnOnce(aya::maps::MapError) -> Self {
         let map = map.into();
@@ -97,7 +100,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    shortened(&text)
+}
+
+/// The verifier's log can be long: how it began and why it ended are enough.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= 2 * KEPT_CHARS {
+        return text.to_owned();
+    }
+    let head = text.chars().take(KEPT_CHARS);
+    let tail = text.chars().skip(count - KEPT_CHARS);
+    head.chain(" [...] ".chars()).chain(tail).collect()
 }
 
 impl fmt::Display for GateError {

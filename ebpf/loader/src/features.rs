@@ -17,30 +17,29 @@ pub enum Missing {
     CapBpf,
     /// The right to attach to an interface.
     CapNetAdmin,
+    /// The right to programs that compute addresses of their stack.
+    CapPerfmon,
     /// A BPF file system above this directory, and the right to mount one.
     BpfFs(PathBuf),
     /// XDP in this kernel.
     Xdp(String),
 }
 
+/// How rights are given.
+const GRANT: &str =
+    "run as root, or grant it (systemd: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON)";
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let grant = |name: &str| {
-            format!(
-                "run as root, or grant it (systemd: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON) [{name}]"
-            )
-        };
         match self {
-            Self::CapBpf => {
-                write!(f, "CAP_BPF is missing, without which no program can be loaded: {}", grant("CAP_BPF"))
-            }
+            Self::CapBpf => write!(f, "CAP_BPF is missing, without which no program can be loaded: {GRANT}"),
             Self::CapNetAdmin => {
-                write!(
-                    f,
-                    "CAP_NET_ADMIN is missing, without which nothing can be attached: {}",
-                    grant("CAP_NET_ADMIN")
-                )
+                write!(f, "CAP_NET_ADMIN is missing, without which nothing can be attached: {GRANT}")
             }
+            Self::CapPerfmon => write!(
+                f,
+                "CAP_PERFMON is missing, without which the kernel does not let the program address its own stack: {GRANT}"
+            ),
             Self::BpfFs(dir) => write!(
                 f,
                 "{} is on no BPF file system and none can be mounted: as root, `mount -t bpf bpf /sys/fs/bpf`, or set gate.pin_dir",
@@ -64,9 +63,11 @@ pub fn has_cap_net_admin() -> bool {
 }
 
 fn has(capability: CapabilitySet) -> bool {
-    // CAP_SYS_ADMIN is CAP_BPF too, as before Linux 5.8.
-    let enough =
-        if capability == CapabilitySet::BPF { capability | CapabilitySet::SYS_ADMIN } else { capability };
+    // CAP_SYS_ADMIN is CAP_BPF and CAP_PERFMON too, as before Linux 5.8.
+    let enough = match capability {
+        CapabilitySet::NET_ADMIN => capability,
+        _ => capability | CapabilitySet::SYS_ADMIN,
+    };
     capabilities(None).is_ok_and(|sets| sets.effective.intersects(enough))
 }
 
@@ -83,6 +84,9 @@ pub fn missing_to_load() -> Vec<Missing> {
     }
     if !has_cap_net_admin() {
         missing.push(Missing::CapNetAdmin);
+    }
+    if !has(CapabilitySet::PERFMON) {
+        missing.push(Missing::CapPerfmon);
     }
     if missing.is_empty() {
         match aya::sys::is_program_supported(ProgramType::Xdp) {
