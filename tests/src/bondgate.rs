@@ -91,6 +91,8 @@ pub struct Settings {
     pub auth: Auth,
     /// Further lines of the section `[streams]`.
     pub streams: &'static str,
+    /// Further sections.
+    pub sections: String,
 }
 
 /// Who may register.
@@ -120,6 +122,7 @@ impl Settings {
             latency_ms: 300,
             auth: Auth::Open,
             streams: "",
+            sections: String::new(),
         })
     }
 
@@ -148,6 +151,7 @@ impl Settings {
                 let _ = write!(toml, "[output]\nmode = \"forward\"\n\n[forward]\nserver = \"{server}\"\n");
             }
         }
+        toml.push_str(&self.sections);
         toml
     }
 

@@ -29,6 +29,8 @@ pub enum Need {
     Namespaces,
     /// io_uring allowed by the kernel and by the sandbox.
     IoUring,
+    /// The rights to load BPF programs and to mount a BPF file system, and a kernel that has them.
+    Bpf,
 }
 
 /// `ffmpeg`.
@@ -44,6 +46,7 @@ impl Need {
                 find_program(name).is_none().then(|| format!("{name} is not installed (package {package})"))
             }
             Self::Namespaces => crate::netns::unavailable(),
+            Self::Bpf => crate::pins::unavailable(),
             Self::IoUring => {
                 let state = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
                 match state.as_deref().map(str::trim) {

@@ -9,6 +9,7 @@
 //! * [`relay`]: links between real sockets, impaired by the simulator's link model.
 //! * [`tap`]: what encoders really put on the wire.
 //! * [`netns`]: hosts made of network namespaces (root only).
+//! * [`pins`]: a BPF file system of a test's own (root only).
 //! * [`attack`]: what attackers have: forged sources, packets of every kind, ears on the wire.
 //!
 //! Promise: nothing here leaves loopback or a namespace it made, every wait has an end, every port is free when
@@ -20,6 +21,7 @@ pub mod harness;
 pub mod ledger;
 pub mod media;
 pub mod netns;
+pub mod pins;
 pub mod process;
 pub mod relay;
 pub mod scene;

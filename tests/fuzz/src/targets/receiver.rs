@@ -97,7 +97,7 @@ pub fn run(data: &[u8]) {
             13 => world.wait(Duration::from_millis(u64::from(script.u16()))),
             14 => {
                 let command = match script.u8() % 8 {
-                    0 => Command::Drain,
+                    0 => Command::SetDraining(true),
                     1..4 => Command::SetEpoch(100 + u32::from(script.u8() % 4)),
                     _ => match world.groups.get(usize::from(script.u8()) % world.groups.len().max(1)) {
                         Some(group) => Command::CloseGroup(*group),
