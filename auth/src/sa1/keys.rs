@@ -111,18 +111,24 @@ impl fmt::Debug for LinkKeys {
 #[derive(Clone, Copy)]
 pub struct GateKey {
     epoch: u32,
+    bytes: [u8; 16],
     key: SipHasher24,
 }
 
 impl GateKey {
     /// The key of an epoch.
     pub fn new(epoch: u32, key: &[u8; 16]) -> Self {
-        Self { epoch, key: SipHasher24::new_with_key(key) }
+        Self { epoch, bytes: *key, key: SipHasher24::new_with_key(key) }
     }
 
     /// Its epoch.
     pub const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// The key itself, for a filter that works elsewhere. It is all devices' of the listener, and no secret of any of them.
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.bytes
     }
 
     /// SipHash-2-4 of the first 64 bytes of an ID, little-endian as it is defined.
@@ -159,9 +165,14 @@ impl GateKeys {
         Self([self.0[1], Some(next), None])
     }
 
+    /// All keys that are accepted, at most three.
+    pub fn iter(&self) -> impl Iterator<Item = &GateKey> {
+        self.0.iter().flatten()
+    }
+
     /// The key of an epoch, if known.
     pub fn get(&self, epoch: u32) -> Option<&GateKey> {
-        self.0.iter().flatten().find(|key| key.epoch == epoch)
+        self.iter().find(|key| key.epoch == epoch)
     }
 }
 

@@ -19,7 +19,7 @@ use bondgate_srt::EndpointConfig;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::{BackendChoice, Config, OutputMode};
-use crate::control::secret_file;
+use crate::control::{privileges, secret_file};
 use crate::policy::{Policy, PolicySlot, wall_ms};
 use crate::shard::forward::Forward;
 use crate::shard::handoff::Handoff;
@@ -97,6 +97,7 @@ impl Service {
             stop: Arc::new(AtomicBool::new(false)),
             epoch: Arc::new(AtomicU32::new(ticket_epoch())),
             policy: Arc::new(PolicySlot::new(policy)),
+            closed: Arc::default(),
             started: Clock { at: Instant::now(), boot_ms: 0, wall_ms: wall_ms() },
             notices: Notices::new(NOTICES),
             handoff: Handoff::new(shards, if shards > 1 { HANDOFF_DEPTH } else { 1 }),
@@ -211,6 +212,21 @@ impl Service {
         self.shared.policy.load()
     }
 
+    /// Where policies are published.
+    pub fn policy_slot(&self) -> Arc<PolicySlot> {
+        Arc::clone(&self.shared.policy)
+    }
+
+    /// What shards say of their links.
+    pub fn orders(&self) -> SteerOrders {
+        self.shared.orders.clone()
+    }
+
+    /// While it is set, no new groups are opened.
+    pub fn closed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.closed)
+    }
+
     /// Called now and then by the supervisor: moves the ticket epoch with the wall clock.
     pub fn tick(&self) {
         self.shared.epoch.store(ticket_epoch(), Ordering::Relaxed);
@@ -273,7 +289,7 @@ impl ShardStart {
             // A core outside the process's set is no reason to refuse service.
             let _ = bondgate_io::pin_current_thread(core);
         }
-        let id = self.id;
+        let (id, drops_privileges) = (self.id, self.config.gate.drop_privileges);
         let (mut shard, backend) = match self.build() {
             Ok(built) => built,
             Err(error) => {
@@ -281,6 +297,9 @@ impl ShardStart {
                 return Ok(());
             }
         };
+        if drops_privileges {
+            privileges::drop_all();
+        }
         let _ = ready.send(Ok((id, shard.waker(), backend)));
         match peers.recv() {
             Ok(peers) => shard.set_peers(peers),

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::ban::BanArgs;
 use super::geo::GeoArgs;
 use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
+use super::xdp::args::XdpArgs;
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
 use crate::exit::EXIT_CODES_HELP;
@@ -79,6 +80,8 @@ pub enum Command {
     Ban(BanArgs),
     /// Says which country an address is in, and what becomes of it
     Geo(GeoArgs),
+    /// Attaches, shows, replaces and detaches the XDP gate
+    Xdp(XdpArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

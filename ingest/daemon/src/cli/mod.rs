@@ -17,6 +17,7 @@ pub mod run;
 pub mod send;
 pub mod token;
 pub mod version;
+pub mod xdp;
 
 use std::process::ExitCode;
 
@@ -84,6 +85,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Token(args) => token::run(&args, &global),
         Command::Ban(args) => ban::run(&args, &global),
         Command::Geo(args) => geo::run(&args, &global),
+        Command::Xdp(args) => xdp::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

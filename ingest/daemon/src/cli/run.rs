@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::config::{AuthMode, Config, OutputMode};
 use crate::control::bans::BanWatch;
+use crate::control::gate::GateControl;
 use crate::control::geo::watch::{GeoFigures, GeoWatch};
 use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
-use crate::control::{self, ServiceState, health};
+use crate::control::{self, ServiceState, health, privileges};
 use crate::exit::Failure;
 use crate::service::Service;
 use crate::shard::notice::{Notice, Notices};
@@ -44,8 +45,15 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let service = Service::start(config, bans.apply(&policy).with_geo(countries))
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let state = Arc::new(ServiceState { bans: bans.figures(), geo: figures, ..ServiceState::default() });
+    state.drops_privileges.store(config.gate.drop_privileges, Ordering::Relaxed);
+    let gate = GateControl::start(config, &service, Arc::clone(&state.gate))
+        .map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
+
+    if config.gate.drop_privileges {
+        privileges::drop_all();
+    }
 
     tracing::info!("backend {}", service.backend());
     match (config.output.mode, service.srt_addr()) {
@@ -93,6 +101,7 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     notify.stopping();
     tracing::info!("stopping");
     let notices = service.notices().clone();
+    gate.stop();
     let stopped = service.stop();
     log(&notices, &keyring, &mut bans);
     bans.finish();

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use super::gate::GateSnapshot;
 use crate::shard::snapshot::{GroupStats, LinkStats, ShardSnapshot, StreamStats};
 
 /// What one scrape sees.
@@ -29,6 +30,8 @@ pub struct Scrape {
     pub ban_failures: u64,
     /// The database of countries, if there is one.
     pub geo: Option<GeoScrape>,
+    /// The gate, while there is one.
+    pub gate: Option<GateSnapshot>,
 }
 
 /// What one scrape sees of the database of countries.
@@ -517,6 +520,79 @@ pub static CATALOGUE: &[Metric] = &[
         |scrape, out| {
             for shard in &scrape.shards {
                 by_reason(out, &[], &shard.rejections);
+            }
+        },
+    ),
+    // Gate
+    gauge(
+        "bondgate_gate_attached",
+        &["interface", "mode"],
+        "1 for each interface the XDP gate is attached to, native or generic; absent without a gate.",
+        |scrape, out| {
+            for (interface, mode) in scrape.gate.iter().flat_map(|gate| &gate.interfaces) {
+                out.put(vec![interface.clone(), mode.name().to_owned()], 1.0);
+            }
+        },
+    ),
+    counter(
+        "bondgate_gate_packets_total",
+        &["reason"],
+        "Frames the gate has judged, by reason. It counts on over restarts of the daemon.",
+        |scrape, out| {
+            for (reason, count) in scrape.gate.iter().flat_map(|gate| &gate.counters.reasons) {
+                out.count(vec![reason.name().to_owned()], count.packets);
+            }
+        },
+    ),
+    counter(
+        "bondgate_gate_bytes_total",
+        &["reason"],
+        "Bytes of these frames, with the link layer.",
+        |scrape, out| {
+            for (reason, count) in scrape.gate.iter().flat_map(|gate| &gate.counters.reasons) {
+                out.count(vec![reason.name().to_owned()], count.bytes);
+            }
+        },
+    ),
+    counter(
+        "bondgate_gate_events_total",
+        &["result"],
+        "Sampled frames for `bondgate xdp top`: written, over_budget, and lost because nobody reads them.",
+        |scrape, out| {
+            if let Some(gate) = &scrape.gate {
+                let counters = &gate.counters;
+                let results = [
+                    ("written", counters.events),
+                    ("over_budget", counters.events_over_budget),
+                    ("lost", counters.events_lost),
+                ];
+                by_reason(out, &[], &results);
+            }
+        },
+    ),
+    gauge(
+        "bondgate_gate_entries",
+        &["map"],
+        "Entries in the gate's maps: links, bans (addresses), and the lists ban_networks, allow, geo and stock_allow.",
+        |scrape, out| {
+            if let Some(gate) = &scrape.gate {
+                let names = ["ban_networks", "allow", "geo", "stock_allow"];
+                let lists = names.into_iter().zip(gate.fill.lists);
+                for (map, entries) in
+                    [("links", gate.links), ("bans", gate.fill.bans)].into_iter().chain(lists)
+                {
+                    out.put(vec![map.to_owned()], entries as f64);
+                }
+            }
+        },
+    ),
+    gauge(
+        "bondgate_gate_in_step",
+        NONE,
+        "1 while the gate's maps hold the policy in force, 0 while they do not: the log says why.",
+        |scrape, out| {
+            if let Some(gate) = &scrape.gate {
+                out.put(vec![], f64::from(u8::from(gate.is_in_step)));
             }
         },
     ),

@@ -56,6 +56,7 @@ impl Metrics {
                 .collect(),
             ban_failures: state.bans.failures.load(Ordering::Relaxed),
             geo: state.geo.scrape(wall_ms() / 1000),
+            gate: state.gate.read(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));

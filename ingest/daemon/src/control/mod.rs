@@ -3,12 +3,14 @@
 
 pub mod bans;
 pub mod catalogue;
+pub mod gate;
 pub mod geo;
 pub mod health;
 pub mod keyring_file;
 pub mod keyring_watch;
 pub mod metrics;
 pub mod notify;
+pub mod privileges;
 pub mod secret_file;
 pub mod signals;
 
@@ -16,7 +18,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,6 +47,10 @@ pub struct ServiceState {
     pub bans: Arc<bans::watch::BanFigures>,
     /// Figures of the database of countries.
     pub geo: Arc<geo::watch::GeoFigures>,
+    /// What is known of the gate.
+    pub gate: Arc<gate::GateSlot>,
+    /// Threads give up their capabilities once they have started.
+    pub drops_privileges: AtomicBool,
 }
 
 /// What the HTTP handlers read.
@@ -121,6 +127,9 @@ fn start_with_clock(
     let reader = Arc::new(Reader { slots, state, started, clock: Box::new(clock), metrics });
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        if reader.state.drops_privileges.load(Ordering::Relaxed) {
+            privileges::drop_all();
+        }
         if let Err(error) = runtime.block_on(serve(listener, router(reader), stopped)) {
             tracing::error!("metrics and health ended: {error}");
         }

@@ -5,8 +5,12 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::catalogue::{CATALOGUE, Kind};
+use super::gate::GateSnapshot;
 use super::*;
 use crate::shard::snapshot::{GroupStats, IoTotals, LinkStats, SrtlaTotals, StreamStats};
+use bondgate_ebpf::Mode;
+use bondgate_ebpf_common::abi::Count;
+use bondgate_ebpf_common::reason::Reason;
 
 /// A control plane on a free port whose clock stands still until it is moved.
 struct Bench {
@@ -111,6 +115,10 @@ fn every_metric_of_the_catalogue_is_exposed() {
     let bench = Bench::new(1);
     let start = bench.start;
     bench.slots[0].publish(|slot| *slot = ShardSnapshot { taken: Some(start), ..sample() });
+    let mut gate =
+        GateSnapshot { interfaces: vec![("eth0".to_owned(), Mode::Native)], ..GateSnapshot::default() };
+    gate.counters.reasons = vec![(Reason::Unregistered, Count { packets: 3, bytes: 300 })];
+    bench.state.gate.publish(Some(gate));
     let (status, page) = bench.get("/metrics");
     assert_eq!(status, 200);
     let lines: Vec<&str> = page.lines().collect();

@@ -68,6 +68,8 @@ pub struct Shared {
     pub epoch: Arc<AtomicU32>,
     /// Who may register, publish and play.
     pub policy: Arc<PolicySlot>,
+    /// No new groups for now: the gate, without which there are to be none, is not there.
+    pub closed: Arc<AtomicBool>,
     /// The clocks when the process started. Shards go on from there, so that all read the same.
     pub started: Clock,
     /// Where notices go.
@@ -98,6 +100,8 @@ pub struct Shard<B> {
     shared: Shared,
     siblings: Siblings,
     epoch: u32,
+    /// What the receiver was told of [`Shared::closed`].
+    closed: bool,
     policy: Arc<Policy>,
     policy_version: u64,
     /// The clocks at the last beat.
@@ -157,6 +161,7 @@ impl<B: Backend> Shard<B> {
             siblings: Siblings::new(parts.id, port, handoff, orders),
             shared: parts.shared,
             epoch,
+            closed: false,
             policy,
             policy_version,
             clocks,
@@ -226,6 +231,11 @@ impl<B: Backend> Shard<B> {
 
         if self.shared.policy.version() != self.policy_version {
             self.take_policy(now);
+        }
+        let closed = self.shared.closed.load(Ordering::Relaxed);
+        if closed != self.closed {
+            self.closed = closed;
+            self.receiver.handle_command(now, Command::SetDraining(closed), &mut self.actions);
         }
         self.hear_siblings(now);
         for index in 0..received {

@@ -62,6 +62,7 @@ fn backends() -> Vec<AnyBackend> {
 
 fn shared(scene: &Scene) -> Shared {
     Shared {
+        closed: Arc::default(),
         stop: scene.stop.clone(),
         epoch: Arc::new(AtomicU32::new(1)),
         policy: Arc::new(PolicySlot::new(Policy::compile(&Config::open()))),

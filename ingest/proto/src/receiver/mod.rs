@@ -100,8 +100,8 @@ pub enum Command {
     SetEpoch(u32),
     /// Remove the group with all its links. Its sender may register again.
     CloseGroup(GroupKey),
-    /// Open no more groups. Links may still join the existing ones.
-    Drain,
+    /// Open no more groups, or open them again. Links may join the existing ones all the same.
+    SetDraining(bool),
     /// This policy from now on. Groups it does not admit any more are closed: those of keys that are gone, and those of
     /// stock senders at addresses that are not named any more. Links at addresses that are banned or
     /// in the wrong country are removed.
@@ -392,7 +392,7 @@ impl Receiver {
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Actions) {
         match command {
             Command::SetEpoch(epoch) => self.epoch = epoch,
-            Command::Drain => self.draining = true,
+            Command::SetDraining(draining) => self.draining = draining,
             Command::CloseGroup(key) => {
                 if let Some(slot) = self.groups.slot_of(key) {
                     self.close_group(slot, CloseReason::Command, out);

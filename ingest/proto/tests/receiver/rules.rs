@@ -373,7 +373,7 @@ fn r14_one_link_in_both_spellings_of_ipv4() {
 fn r15_draining_opens_no_group_but_serves_the_living() {
     let mut rig = Rig::new();
     let group = rig.register(&half(1), &[link(0)]);
-    rig.receiver.handle_command(rig.now, Command::Drain, &mut rig.out);
+    rig.receiver.handle_command(rig.now, Command::SetDraining(true), &mut rig.out);
     assert_eq!(rig.up(link(5), &reg1(&probe_id(2))).0, Verdict::Drop(DropReason::Draining));
     assert_eq!(rig.up(link(5), &reg2(&with_ticket(&half(2), EPOCH))).0, Verdict::Drop(DropReason::Draining));
     assert_eq!(rig.up(link(1), &reg1(&probe_id(1))).0, Verdict::Consumed);

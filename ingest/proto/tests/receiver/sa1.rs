@@ -173,7 +173,7 @@ fn refusals_are_tagged_and_say_why() {
         (verdict, device.refused(&join, &did)),
         refused(DropReason::RefusedStream, RefusalCode::Stream)
     );
-    rig.receiver.handle_command(rig.now, Command::Drain, &mut rig.out);
+    rig.receiver.handle_command(rig.now, Command::SetDraining(true), &mut rig.out);
     device.group = [9; 16];
     let hello = device.hello(rig.now, 1);
     let (_, did) = rig.up(link(2), hello.packet());

@@ -114,7 +114,7 @@ fn a_refused_join_leaves_no_hand_off_loop() {
     assert_eq!(rigs[0].up(link(5), &reg2(&there)).0, Verdict::HandOff(1));
     assert_eq!(rigs[1].up(link(5), &reg2(&here)).0, Verdict::HandOff(0));
     let now = rigs[0].now;
-    rigs[0].receiver.handle_command(now, Command::Drain, &mut Rig::new().out);
+    rigs[0].receiver.handle_command(now, Command::SetDraining(true), &mut Rig::new().out);
     assert_eq!(rigs[0].up(link(5), &reg2(&here)).0, Verdict::Drop(DropReason::Draining));
     assert_eq!(route(&mut rigs, 1, link(5), &data(1, 9)).1, Verdict::Drop(DropReason::NotMember));
 }
