@@ -11,6 +11,7 @@ Exit codes:
   0   success
   1   failure while running (port in use, network, file system, demo verdict)
   2   wrong usage of the command line
+  3   the policy says no (policy test)
   78  invalid configuration (file, environment or --set)";
 
 /// Exit codes of every command.
@@ -23,6 +24,8 @@ pub enum Exit {
     Runtime = 1,
     /// Wrong command line.
     Usage = 2,
+    /// The policy says no.
+    Refused = 3,
     /// Invalid configuration; `EX_CONFIG` of sysexits.h.
     Config = 78,
 }

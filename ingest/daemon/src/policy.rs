@@ -4,6 +4,8 @@
 //! number once per turn and take the new policy when it has changed. Nothing is locked on the packet path, and no shard
 //! ever holds a device's secret.
 
+pub mod explain;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,6 +4,7 @@
 //! they are skipped. Each prints the figure it was decided by, on a line that begins with `FIGURE`. `docs/threat-model.md`
 //! says which test stands for which threat. `BONDGATE_ATTACK=long` takes longer and looks closer.
 
+mod bans;
 mod differential;
 mod flood;
 mod hijack;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
     suite.test("a14::same_key_from_two_places", live, insider::same_key_from_two_places);
     suite.test("b04::parsers_agree", &[Need::Program("python3", "python3")], differential::parsers_agree);
     suite.test("b06::mutating_middlebox", &[], middlebox::mutating);
+    suite.test("bans::effective_within_100_ms", live, bans::effective_within_100_ms);
+    suite.test("bans::one_modem_is_banned", live, bans::one_modem_is_banned);
     suite.test("k03::rotation_every_second", live, keys::rotation_every_second);
     suite.test("k04::revocation_at_the_sink", live, keys::revocation_at_the_sink);
     suite.test("k04::revocation_leaves_others_alone", live, keys::revocation_leaves_others_alone);

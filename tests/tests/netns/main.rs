@@ -1,5 +1,7 @@
 //! End-to-end tests between two hosts made of network namespaces: three links in three subnets, each with its own route.
 
+mod nft;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         cable_pulled_and_plugged_in_by_interface,
     );
     suite.test("relay::cable_pulled_and_plugged_in_auto", needs, cable_pulled_and_plugged_in_auto);
+    let nft = &[Need::Program("nft", "nftables"), Need::Namespaces];
+    suite.test("nft::drops_whom_policy_test_says", nft, nft::drops_whom_policy_test_says);
     suite.run()
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::ban::BanArgs;
 use super::geo::GeoArgs;
 use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
+use super::policy::PolicyArgs;
 use super::xdp::args::XdpArgs;
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
@@ -82,6 +83,8 @@ pub enum Command {
     Geo(GeoArgs),
     /// Attaches, shows, replaces and detaches the XDP gate
     Xdp(XdpArgs),
+    /// Explains what becomes of an address, and writes the policy for others
+    Policy(PolicyArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

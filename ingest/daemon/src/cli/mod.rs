@@ -12,6 +12,7 @@ pub mod geo;
 pub mod init;
 pub mod key;
 pub mod keyring_args;
+pub mod policy;
 pub mod present;
 pub mod run;
 pub mod send;
@@ -86,6 +87,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Ban(args) => ban::run(&args, &global),
         Command::Geo(args) => geo::run(&args, &global),
         Command::Xdp(args) => xdp::run(&args, &global),
+        Command::Policy(args) => policy::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

@@ -89,6 +89,11 @@ enum Role {
     Player(usize),
 }
 
+/// Whether there may be a stream of this name; `streams` is `relay.streams`, of which an empty list names all.
+pub fn is_served(streams: &[String], name: &str) -> bool {
+    streams.is_empty() || streams.iter().any(|served| served == name)
+}
+
 /// The streams of one shard and the SRT endpoint that carries them.
 pub struct Relay {
     /// The SRT engine. The shard feeds it datagrams and takes its transmits.
@@ -302,8 +307,7 @@ impl Relay {
     fn try_admit(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> Result<(), Refusal> {
         let request = permit::read(&caller.stream_id)?;
         let name = if request.name.is_empty() { self.config.default_stream.as_str() } else { request.name };
-        let allowed = self.config.streams.is_empty() || self.config.streams.iter().any(|s| s == name);
-        if !allowed {
+        if !is_served(&self.config.streams, name) {
             return Err(Refusal {
                 code: 1404,
                 label: "unknown_stream",
