@@ -5,7 +5,7 @@
 
 use std::collections::HashMap as StdHashMap;
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ReusePortSockArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ReusePortSockArray, RingBuf};
 use bondgate_ebpf_common::abi::{self, Config, Count, Link, LinkKey, List};
 
 use crate::GateError;
@@ -92,16 +92,23 @@ pub(crate) struct Maps {
 }
 
 /// A map of the kind its name is for.
-pub(crate) fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(
-    name: &str,
-    map: Map,
-) -> Result<T, GateError> {
+pub(crate) fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, GateError> {
     T::try_from(map).map_err(GateError::map(name))
 }
 
 /// Opens a pinned map.
 pub(crate) fn pinned(pins: &Pins, name: &str) -> Result<Map, GateError> {
-    MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).map_err(GateError::map(name))
+    MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).map_err(|error| {
+        let mut why = crate::error::chain(&error);
+        if let MapError::SyscallError(call) = &error
+            && call.io_error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            why.push_str(
+                "; it is another user's: run bondgate as the user who attached the gate, or as root `bondgate xdp detach`",
+            );
+        }
+        GateError::Map { map: name.to_owned(), why }
+    })
 }
 
 impl Maps {
@@ -242,7 +249,7 @@ impl Maps {
 
     pub(crate) fn insert_link(&mut self, key: LinkKey, link: Link) -> Result<(), GateError> {
         self.links.insert(key.to_bytes(), link.to_bytes(), 0).map_err(|error| match &error {
-            aya::maps::MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
                 GateError::Full { map: abi::LINKS, entries_max: abi::LINKS_MAX as usize }
             }
             _ => GateError::map(abi::LINKS)(error),
@@ -283,14 +290,10 @@ impl Maps {
 }
 
 /// Removing what is not there is fine.
-pub(crate) fn ignore_missing(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+pub(crate) fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(call))
-            if call.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         result => result,
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bondgate_auth::geo::GeoSet;
-use bondgate_ebpf::{Attachment, Counters, Fill, Gate, GateError, Mode, Wanted, features};
+use bondgate_ebpf::{Attachment, Counters, Fill, Gate, GateError, Mode, Wanted};
 use bondgate_ebpf_common::abi::List;
 
 use crate::config::{Config, GateAttach, GateMode, OnDetach};
@@ -82,6 +82,12 @@ impl GateControl {
     pub fn start(config: &Config, service: &Service, slot: Arc<GateSlot>) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         if config.gate.attach == GateAttach::Off {
+            if Gate::is_there(&config.gate.pin_dir) {
+                tracing::warn!(
+                    "gate.attach is \"off\" and a gate is attached, which nobody fills: it may drop senders that register from now on; \
+                     `bondgate xdp detach` removes it"
+                );
+            }
             return Ok(Self { stop, thread: None });
         }
         let mut control = Control {
@@ -404,9 +410,4 @@ impl Control {
             self.said = Some((text, Instant::now()));
         }
     }
-}
-
-/// One sentence about why there can be no gate here, for people who did not ask for one.
-pub fn unavailable() -> Option<String> {
-    features::missing_to_load().first().map(ToString::to_string)
 }
