@@ -89,6 +89,8 @@ pub struct Settings {
     pub latency_ms: u64,
     /// Who may register.
     pub auth: Auth,
+    /// Further lines of the section `[runtime]`.
+    pub runtime: &'static str,
     /// Further lines of the section `[streams]`.
     pub streams: &'static str,
     /// Further sections.
@@ -121,6 +123,7 @@ impl Settings {
             backend: "auto",
             latency_ms: 300,
             auth: Auth::Open,
+            runtime: "",
             streams: "",
             sections: String::new(),
         })
@@ -130,8 +133,9 @@ impl Settings {
     pub fn to_toml(&self, scene: &Scene) -> String {
         let mut toml = format!(
             "[log]\nformat = \"human\"\nlevel = \"debug\"\n\n\
-             [runtime]\nbackend = \"{}\"\nstate_dir = \"{}\"\n\n\
+             [runtime]\n{}backend = \"{}\"\nstate_dir = \"{}\"\n\n\
              [srtla]\n{}listen = \"{}\"\n\n[streams]\n{}\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
+            self.runtime,
             self.backend,
             scene.path("state").display(),
             match self.auth {

@@ -302,7 +302,7 @@ impl Gate {
     }
 
     /// Lets the `steer` program choose among the shards' sockets, which are of one `SO_REUSEPORT` group; `sockets[n]` is shard
-    /// `n`'s. Works without a gate. It ends with the sockets, or with [`Self::unsteer`].
+    /// `n`'s. Works without a gate. It ends with the sockets, or with [`Self::unsteer`], after which it can be called again.
     ///
     /// # Errors
     /// The programs were not loaded by this process, there are more shards than sockets have places, or the kernel refuses.
@@ -313,6 +313,8 @@ impl Gate {
         }
         for (shard, socket) in sockets.iter().enumerate() {
             let raw = socket.as_raw_fd();
+            // The kernel refuses a socket that is there already, from an earlier call; one that is not there is fine.
+            let _ = self.maps.sockets.clear_index(&(shard as u32));
             self.maps.sockets.set(shard as u32, &raw, 0).map_err(GateError::map(abi::SOCKETS))?;
         }
         let programs =

@@ -52,6 +52,8 @@ pub struct Service {
     wakers: Vec<Waker>,
     srtla_addr: SocketAddr,
     srt_addr: Option<SocketAddr>,
+    /// The shards' SRTLA sockets once more, in the order of the shards.
+    sockets: Vec<UdpSocket>,
     backend: String,
 }
 
@@ -102,6 +104,7 @@ impl Service {
             notices: Notices::new(NOTICES),
             handoff: Handoff::new(shards, if shards > 1 { HANDOFF_DEPTH } else { 1 }),
             orders: SteerOrders::new(STEER_ORDERS),
+            steering: SteerOrders::new(STEER_ORDERS),
         };
         let server = match config.output.mode {
             OutputMode::Forward => Some(resolve(&config.forward.server)?),
@@ -114,6 +117,7 @@ impl Service {
             wakers: Vec::new(),
             srtla_addr: config.srtla.listen,
             srt_addr: None,
+            sockets: Vec::new(),
             backend: String::new(),
         };
         let (ready_tx, ready_rx) = mpsc::channel();
@@ -121,6 +125,9 @@ impl Service {
         for id in 0..shards {
             let srtla = bind(service.srtla_addr, shards, config, "srtla.listen")?;
             service.srtla_addr = srtla.local_addr()?;
+            if shards > 1 {
+                service.sockets.push(srtla.try_clone()?);
+            }
             let srt = match config.output.mode {
                 OutputMode::Relay => {
                     let socket = bind(config.srt.listen, shards, config, "srt.listen")?;
@@ -187,6 +194,21 @@ impl Service {
     /// The bound SRTLA address.
     pub fn srtla_addr(&self) -> SocketAddr {
         self.srtla_addr
+    }
+
+    /// The shards' SRTLA sockets in the order of the shards, to choose among; none if there is one shard only.
+    pub fn sockets(&self) -> &[UdpSocket] {
+        &self.sockets
+    }
+
+    /// What shards say of their links, for whoever steers.
+    pub fn steering(&self) -> SteerOrders {
+        self.shared.steering.clone()
+    }
+
+    /// How to wake the shards.
+    pub fn wakers(&self) -> &[Waker] {
+        &self.wakers
     }
 
     /// The bound SRT address, in relay mode.

@@ -11,6 +11,7 @@ use crate::control::geo::watch::{GeoFigures, GeoWatch};
 use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
+use crate::control::steering::Steering;
 use crate::control::{self, ServiceState, health, privileges};
 use crate::exit::Failure;
 use crate::service::Service;
@@ -48,6 +49,8 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     state.drops_privileges.store(config.gate.drop_privileges, Ordering::Relaxed);
     let gate = GateControl::start(config, &service, Arc::clone(&state.gate))
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
+    let steering = Steering::start(config, &service, Arc::clone(&state.steering))
+        .map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let control = control::start(config, service.slots().to_vec(), state.clone())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
 
@@ -83,6 +86,11 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
         if let Some(countries) = geo.as_mut().and_then(|geo| geo.look(Instant::now())) {
             service.publish(service.policy().with_geo(Some(countries)));
         }
+        if let Some(on) = signals.take_steering()
+            && let Err(error) = steering.set(on)
+        {
+            tracing::warn!("{error}");
+        }
         if Instant::now() >= tick_at {
             tick_at = Instant::now() + TICK_EVERY;
             service.tick();
@@ -102,6 +110,7 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     tracing::info!("stopping");
     let notices = service.notices().clone();
     gate.stop();
+    steering.stop();
     let stopped = service.stop();
     log(&notices, &keyring, &mut bans);
     bans.finish();

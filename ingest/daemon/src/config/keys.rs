@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use super::cidr::{self, Cidr};
 use super::resolved::{
     AuthMode, BackendChoice, Config, GateAttach, GateMode, LogFormat, OnDetach, OutputMode, PlayChoice,
-    StrengthChoice, UnknownChoice,
+    SteeringChoice, StrengthChoice, UnknownChoice,
 };
 use super::value::{Kind, Value, quoted};
 
@@ -33,6 +33,7 @@ pub static KEYS: &[Key] = &[
     number("runtime.shards", (1, 64), |c| &mut c.runtime.shards),
     text("runtime.pin_cores", |c| &mut c.runtime.pin_cores),
     text("runtime.backend", |c| &mut c.runtime.backend),
+    text("runtime.steering", |c| &mut c.runtime.steering),
     text("runtime.state_dir", |c| &mut c.runtime.state_dir),
     number("runtime.socket_buffer_bytes", (65_536, 1 << 30), |c| &mut c.runtime.socket_buffer_bytes),
     text("srtla.listen", |c| &mut c.srtla.listen),
@@ -246,6 +247,7 @@ macro_rules! choice_setting {
 choice_setting!(
     LogFormat,
     BackendChoice,
+    SteeringChoice,
     OutputMode,
     AuthMode,
     StrengthChoice,

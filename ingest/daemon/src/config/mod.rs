@@ -22,8 +22,8 @@ pub use cidr::Cidr;
 pub use error::{ConfigError, Place, Problem};
 pub use resolved::{
     Admin, AuthMode, BackendChoice, Config, Forward, Gate, GateAttach, GateMode, Geo, Keys, Log, LogFormat,
-    OnDetach, Output, OutputMode, PlayChoice, Relay, Runtime, Srt, Srtla, Streams, StrengthChoice,
-    UnknownChoice,
+    OnDetach, Output, OutputMode, PlayChoice, Relay, Runtime, Srt, Srtla, SteeringChoice, Streams,
+    StrengthChoice, UnknownChoice,
 };
 
 use keys::{KEYS, Key};

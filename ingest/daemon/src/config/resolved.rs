@@ -70,6 +70,8 @@ pub struct Runtime {
     pub pin_cores: bool,
     /// How packets enter and leave user space.
     pub backend: BackendChoice,
+    /// Whether the kernel is told which link belongs to which shard.
+    pub steering: SteeringChoice,
     /// Where state that outlives a restart is kept; `None` keeps none.
     pub state_dir: Option<PathBuf>,
     /// Kernel receive buffer asked for each listener, in bytes.
@@ -85,6 +87,17 @@ pub enum BackendChoice {
     Uring,
     /// recvmmsg and sendmmsg.
     Mmsg,
+}
+
+/// Whether the kernel is told which link belongs to which shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SteeringChoice {
+    /// With several shards, where it is possible.
+    Auto,
+    /// With several shards; refuses to start where it is not possible.
+    On,
+    /// Never.
+    Off,
 }
 
 /// `[srtla]`: the SRTLA receiver.
@@ -352,6 +365,7 @@ impl Default for Runtime {
             shards: 1,
             pin_cores: false,
             backend: BackendChoice::Auto,
+            steering: SteeringChoice::Auto,
             state_dir: Some("/var/lib/bondgate".into()),
             socket_buffer_bytes: 8 << 20,
         }

@@ -88,6 +88,7 @@ fn effective_values_read_back_as_themselves() {
         "runtime.shards=3",
         "runtime.pin_cores=true",
         "runtime.backend=mmsg",
+        "runtime.steering=off",
         "runtime.state_dir=/var/lib/a \"b\"",
         "runtime.socket_buffer_bytes=65536",
         "srtla.listen=127.0.0.1:1",

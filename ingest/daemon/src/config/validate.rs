@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use super::error::{Place, Problem};
 use super::raw::nearest;
-use super::resolved::{AuthMode, Config, GateAttach, OnDetach, OutputMode, PlayChoice, StrengthChoice};
+use super::resolved::{
+    AuthMode, Config, GateAttach, OnDetach, OutputMode, PlayChoice, SteeringChoice, StrengthChoice,
+};
 use crate::shard::stream_id;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -38,6 +40,13 @@ pub fn validate(config: &Config, cores: usize, place_of: impl Fn(&str) -> Place)
             "runtime.shards",
             "relay serves from one shard for now".to_owned(),
             "set runtime.shards = 1 or output.mode = \"forward\"",
+        ));
+    }
+    if shards == 1 && config.runtime.steering == SteeringChoice::On {
+        warnings.push(say(
+            "runtime.steering",
+            "has no effect with one shard".to_owned(),
+            "set runtime.shards, or leave it \"auto\"",
         ));
     }
     if usize::from(shards) > cores {

@@ -28,6 +28,8 @@ pub struct Scrape {
     pub bans: Vec<(&'static str, u64)>,
     /// Times the bans could not be read or written.
     pub ban_failures: u64,
+    /// Links the kernel steers.
+    pub steered_links: usize,
     /// The database of countries, if there is one.
     pub geo: Option<GeoScrape>,
     /// The gate, while there is one.
@@ -391,6 +393,14 @@ pub static CATALOGUE: &[Metric] = &[
                 ];
                 by_reason(out, &[shard.shard.to_string()], &results);
             }
+        },
+    ),
+    gauge(
+        "bondgate_steered_links",
+        NONE,
+        "Links whose datagrams the kernel passes to the shard that holds their group; 0 while it does not steer.",
+        |scrape, out| {
+            out.put(vec![], scrape.steered_links as f64);
         },
     ),
     counter(

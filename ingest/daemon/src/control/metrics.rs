@@ -57,6 +57,7 @@ impl Metrics {
             ban_failures: state.bans.failures.load(Ordering::Relaxed),
             geo: state.geo.scrape(wall_ms() / 1000),
             gate: state.gate.read(),
+            steered_links: state.steering.links(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(scrape));

@@ -13,6 +13,7 @@ pub mod notify;
 pub mod privileges;
 pub mod secret_file;
 pub mod signals;
+pub mod steering;
 
 use std::fmt::Write as _;
 use std::io;
@@ -51,6 +52,8 @@ pub struct ServiceState {
     pub gate: Arc<gate::GateSlot>,
     /// Threads give up their capabilities once they have started.
     pub drops_privileges: AtomicBool,
+    /// What the kernel knows of links.
+    pub steering: Arc<steering::SteeringState>,
 }
 
 /// What the HTTP handlers read.

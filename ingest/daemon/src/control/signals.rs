@@ -1,10 +1,11 @@
-//! SIGTERM and SIGINT: the first asks for an orderly stop, the second ends the process at once.
+//! SIGTERM and SIGINT: the first asks for an orderly stop, the second ends the process at once. SIGUSR1 ends steering and
+//! SIGUSR2 begins it again.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 
 use crate::exit::Exit;
@@ -13,10 +14,12 @@ use crate::exit::Exit;
 #[derive(Clone, Debug)]
 pub struct Signals {
     stop: Arc<AtomicBool>,
+    steering_off: Arc<AtomicBool>,
+    steering_on: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Takes over SIGTERM and SIGINT of the whole process. Call it once.
+    /// Takes over these signals of the whole process. Call it once.
     ///
     /// # Errors
     /// The system refuses the handler.
@@ -27,12 +30,22 @@ impl Signals {
             flag::register_conditional_shutdown(signal, Exit::Runtime as i32, stop.clone())?;
             flag::register(signal, stop.clone())?;
         }
-        Ok(Self { stop })
+        let (steering_off, steering_on) = (Arc::default(), Arc::default());
+        flag::register(SIGUSR1, Arc::clone(&steering_off))?;
+        flag::register(SIGUSR2, Arc::clone(&steering_on))?;
+        Ok(Self { stop, steering_off, steering_on })
     }
 
     /// Has a stop been asked for?
     pub fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether steering was asked to begin (or end) since the last call.
+    pub fn take_steering(&self) -> Option<bool> {
+        let off = self.steering_off.swap(false, Ordering::Relaxed);
+        let on = self.steering_on.swap(false, Ordering::Relaxed);
+        if off || on { Some(on) } else { None }
     }
 
     /// The flag itself, for threads that have no other way to look.

@@ -76,8 +76,10 @@ pub struct Shared {
     pub notices: Notices,
     /// Datagrams and news between shards.
     pub handoff: Handoff,
-    /// Whose links are where, for whoever steers.
+    /// Whose links are where, for the gate.
     pub orders: SteerOrders,
+    /// The same for whoever steers.
+    pub steering: SteerOrders,
 }
 
 /// Where a shard sends what it receives.
@@ -149,7 +151,8 @@ impl<B: Backend> Shard<B> {
         let (actions, bytes) = parts.receiver.actions_min();
         let policy_version = parts.shared.policy.version();
         let (policy, clocks) = (parts.shared.policy.load(), parts.shared.started);
-        let (handoff, orders) = (parts.shared.handoff.clone(), parts.shared.orders.clone());
+        let handoff = parts.shared.handoff.clone();
+        let orders = [parts.shared.orders.clone(), parts.shared.steering.clone()];
         Ok(Self {
             id: parts.id,
             backend,

@@ -18,6 +18,16 @@ use super::steering::{RESYNC_PORTION, SteerOrder, SteerOrders};
 /// Beats after which all claims were repeated: four seconds, of the fifteen a claim is good for.
 const ROUND_BEATS: u32 = 16;
 
+/// One listener for what links come and go.
+#[derive(Debug)]
+struct Listener {
+    orders: SteerOrders,
+    /// It got something in this turn.
+    is_woken: bool,
+    /// The resync that is under way or done, and the next slot it looks at; `None` when it is done.
+    resync: (u32, Option<u32>),
+}
+
 /// See the module's comment.
 #[derive(Debug)]
 pub struct Siblings {
@@ -25,32 +35,20 @@ pub struct Siblings {
     /// Our own port, to which links send.
     port: u16,
     handoff: Handoff,
-    orders: SteerOrders,
+    listeners: [Listener; 2],
     /// Wakers of all shards, by number.
     wakers: Vec<Waker>,
     /// Shards that got something in this turn.
     woken: Vec<bool>,
-    has_ordered: bool,
     /// The next slot whose claim is repeated.
     claim_at: u32,
-    /// The resync that is under way or done, and the next slot it looks at; `None` when it is done.
-    resync: (u32, Option<u32>),
 }
 
 impl Siblings {
-    /// The shard `id`, whose links send to `port`.
-    pub fn new(id: u8, port: u16, handoff: Handoff, orders: SteerOrders) -> Self {
-        Self {
-            id,
-            port,
-            handoff,
-            orders,
-            wakers: Vec::new(),
-            woken: Vec::new(),
-            has_ordered: false,
-            claim_at: 0,
-            resync: (0, None),
-        }
+    /// The shard `id`, whose links send to `port`. Both queues of `orders` get all there is to say of links.
+    pub fn new(id: u8, port: u16, handoff: Handoff, orders: [SteerOrders; 2]) -> Self {
+        let listeners = orders.map(|orders| Listener { orders, is_woken: false, resync: (0, None) });
+        Self { id, port, handoff, listeners, wakers: Vec::new(), woken: Vec::new(), claim_at: 0 }
     }
 
     /// Tells how to wake the others. Without it they look at what they got when they wake by themselves.
@@ -70,26 +68,27 @@ impl Siblings {
     }
 
     fn tell_all(&self, news: News) {
-        for shard in self.others() {
+        for shard in (0..self.handoff.shards()).filter(|&shard| shard != self.id) {
             self.handoff.tell(shard, news);
         }
     }
 
-    fn others(&self) -> impl Iterator<Item = u8> + use<> {
-        let id = self.id;
-        (0..self.handoff.shards()).filter(move |&shard| shard != id)
+    fn order(&mut self, order: SteerOrder) {
+        for listener in &mut self.listeners {
+            listener.is_woken |= listener.orders.push(order);
+        }
     }
 
     /// A link has joined. The others hear of it before they look at the next datagram; nobody is woken for it.
     pub fn joined(&mut self, addr: LinkAddr, proven: bool) {
         self.tell_all(News::Claimed { addr, owner: self.id, proven });
-        self.has_ordered |= self.orders.push(SteerOrder::Steer { addr, port: self.port, shard: self.id });
+        self.order(SteerOrder::Steer { addr, port: self.port, shard: self.id });
     }
 
     /// A link has left.
     pub fn left(&mut self, addr: LinkAddr) {
         self.tell_all(News::Released { addr, owner: self.id });
-        self.has_ordered |= self.orders.push(SteerOrder::Unsteer { addr, port: self.port, shard: self.id });
+        self.order(SteerOrder::Unsteer { addr, port: self.port, shard: self.id });
     }
 
     /// Repeats the claims of one beat.
@@ -105,28 +104,14 @@ impl Siblings {
         }
     }
 
-    /// Names the links of one portion to control, if it has asked for all. True if there is more to do at once.
+    /// Names the links of one portion to those listeners that have asked for all. True if there is more to do at once.
     pub fn resync(&mut self, receiver: &Receiver) -> bool {
-        let number = self.orders.resync_number();
-        if number != self.resync.0 {
-            self.resync = (number, (number != 0).then_some(0));
+        let (id, port) = (self.id, self.port);
+        let mut has_more = false;
+        for listener in &mut self.listeners {
+            has_more |= listener.resync(id, port, receiver);
         }
-        let Some(start) = self.resync.1 else { return false };
-        self.has_ordered = true;
-        let slots = receiver.link_slots();
-        let portion = portion(start, RESYNC_PORTION, slots);
-        for slot in portion.clone() {
-            for (addr, _) in receiver.links_in(slot..slot + 1) {
-                if !self.orders.offer(SteerOrder::Steer { addr, port: self.port, shard: self.id }) {
-                    self.resync.1 = Some(slot); // from here on in the next turn
-                    return false;
-                }
-            }
-        }
-        let is_done =
-            portion.end >= slots && self.orders.offer(SteerOrder::Synced { shard: self.id, number });
-        self.resync.1 = (!is_done).then_some(portion.end);
-        !is_done && portion.end < slots
+        has_more
     }
 
     /// Wakes whoever got something in this turn.
@@ -136,9 +121,35 @@ impl Siblings {
                 waker.wake();
             }
         }
-        if std::mem::take(&mut self.has_ordered) {
-            self.orders.wake();
+        for listener in &mut self.listeners {
+            if std::mem::take(&mut listener.is_woken) {
+                listener.orders.wake();
+            }
         }
+    }
+}
+
+impl Listener {
+    fn resync(&mut self, shard: u8, port: u16, receiver: &Receiver) -> bool {
+        let number = self.orders.resync_number();
+        if number != self.resync.0 {
+            self.resync = (number, (number != 0).then_some(0));
+        }
+        let Some(start) = self.resync.1 else { return false };
+        self.is_woken = true;
+        let slots = receiver.link_slots();
+        let portion = portion(start, RESYNC_PORTION, slots);
+        for slot in portion.clone() {
+            for (addr, _) in receiver.links_in(slot..slot + 1) {
+                if !self.orders.offer(SteerOrder::Steer { addr, port, shard }) {
+                    self.resync.1 = Some(slot); // from here on in the next turn
+                    return false;
+                }
+            }
+        }
+        let is_done = portion.end >= slots && self.orders.offer(SteerOrder::Synced { shard, number });
+        self.resync.1 = (!is_done).then_some(portion.end);
+        portion.end < slots
     }
 }
 

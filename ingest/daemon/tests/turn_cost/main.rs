@@ -1,7 +1,8 @@
 //! What a turn of the loops costs once a stream flows, on every backend that opens here: no allocation, exactly one
 //! reading of the clock, no wait for a lock and no waking of somebody who waits for one.
 //!
-//! Measured is the receiver's shard in both outputs, and the bonding sender. [`WARM_UP`] after the connections are up
+//! Measured is the receiver's shard in both outputs, each of two shards between which every datagram is handed over, and the
+//! bonding sender. [`WARM_UP`] after the connections are up
 //! the first and only window begins, and with it the roads get rough: links go dark, a player falls silent, and all
 //! along datagrams are lost, doubled and late, so that gaps, NAKs, retransmissions and growing buffers are in the window.
 //!
@@ -31,7 +32,8 @@ use bondgate::shard::{Output, Parts, Shard, Shared};
 use bondgate_auth::ticket::TicketKey;
 use bondgate_counting::{allocations, clock_reads, futex_calls};
 use bondgate_io::{AnyBackend, Backend, Choice, Limits};
-use bondgate_proto::receiver::{Clock, Receiver, ReceiverConfig, Secrets};
+use bondgate_proto::LinkAddr;
+use bondgate_proto::receiver::{Actions, Clock, Receiver, ReceiverConfig, Secrets, Verdict};
 use bondgate_proto::sender::{Sender, SenderConfig, SenderNotice};
 use bondgate_srt::EndpointConfig;
 use peers::{Scene, Way, answer, encode, loopback, srt_peer};
@@ -61,6 +63,10 @@ fn backends() -> Vec<AnyBackend> {
 }
 
 fn shared(scene: &Scene) -> Shared {
+    shared_by(1, scene)
+}
+
+fn shared_by(shards: u8, scene: &Scene) -> Shared {
     Shared {
         closed: Arc::default(),
         stop: scene.stop.clone(),
@@ -68,15 +74,21 @@ fn shared(scene: &Scene) -> Shared {
         policy: Arc::new(PolicySlot::new(Policy::compile(&Config::open()))),
         started: Clock { at: Instant::now(), boot_ms: 0, wall_ms: wall_ms() },
         notices: Notices::new(64),
-        handoff: Handoff::new(1, 1),
+        handoff: Handoff::new(shards, 1024),
         orders: SteerOrders::new(64),
+        steering: SteerOrders::new(64),
     }
 }
 
 fn receiver(shared: &Shared) -> Receiver {
+    receiver_of(0, shared)
+}
+
+fn receiver_of(shard: u8, shared: &Shared) -> Receiver {
     let secrets = Secrets { tickets: TicketKey::new([7; 32]), cookies: [0; 32], nonces: [0; 16] };
     let admission = shared.policy.load().admission.clone();
-    Receiver::new(ReceiverConfig::default(), secrets, admission, shared.started, [1, 2], 1)
+    let config = ReceiverConfig { shard, shards: shared.handoff.shards(), ..ReceiverConfig::default() };
+    Receiver::new(config, secrets, admission, shared.started, [1, 2], 1)
 }
 
 /// A shard that sends on to `server`, and where its SRTLA port is.
@@ -217,6 +229,96 @@ fn forward() {
         assert!(forwarded > 500 && answered > 50 && back > 100, "there must be traffic to say anything");
         cost.check(&format!("forward, {name}"));
     }
+}
+
+/// Two shards, and every datagram of the links comes in on the wrong one.
+#[test]
+fn handed_over() {
+    for choice in [Choice::Mmsg, Choice::Uring] {
+        for measures_owner in [false, true] {
+            let limits = Limits { sockets: 16, ..Limits::default() };
+            let backends = [0, 1].map(|_| bondgate_io::open(choice, &limits).map(|(backend, _)| backend));
+            let [Ok(first), Ok(second)] = backends else {
+                eprintln!("SKIPPED turn_cost of hand-off on {choice:?}");
+                continue;
+            };
+            let what =
+                format!("hand-off, {}, {}", first.name(), if measures_owner { "owner" } else { "other" });
+            let (cost, measured, other) = hand_over([first, second], measures_owner);
+            eprintln!("{what}: {:?}, the other {:?}", measured.srtla, other.srtla);
+            let (owner, entry) = if measures_owner { (measured, other) } else { (other, measured) };
+            assert!(
+                owner.srtla.forwarded > 500 && owner.srtla.on_owner == 0,
+                "{what}: nothing comes in directly"
+            );
+            assert!(
+                entry.srtla.handed_off >= 500 && entry.srtla.forwarded == 0,
+                "{what}: all is handed over"
+            );
+            cost.check(&what);
+        }
+    }
+}
+
+/// The cost of one of two shards, and what both have published last.
+fn hand_over(backends: [AnyBackend; 2], measures_owner: bool) -> (Cost, ShardSnapshot, ShardSnapshot) {
+    let (scene, server) = (Scene::default(), loopback());
+    let shared = shared_by(2, &scene);
+    let (slots, mut to) = ([SnapshotSlot::default(), SnapshotSlot::default()], Vec::new());
+    let mut shards = Vec::new();
+    for (id, backend) in (0..).zip(backends) {
+        let srtla = loopback();
+        to.push(srtla.local_addr().unwrap());
+        let forward = Forward::new(server.local_addr().unwrap(), 1 << 20, 16, shared.notices.clone());
+        let parts = Parts {
+            id,
+            receiver: receiver_of(id, &shared),
+            output: Output::Forward(Box::new(forward)),
+            srtla,
+            srt: None,
+            shared: shared.clone(),
+            slot: slots[usize::from(id)].clone(),
+        };
+        shards.push(Shard::new(backend, parts, Instant::now()).unwrap());
+    }
+    let wakers: Vec<_> = shards.iter().map(Shard::waker).collect();
+    for shard in &mut shards {
+        shard.set_peers(wakers.clone());
+    }
+    // The owner of the group that `Way::bonded` makes, and the shard its datagrams come to.
+    let mut probe = receiver_of(0, &shared);
+    let mut room = Actions::with_capacity(1024, 1 << 16);
+    let mut reg1 = [0x5a; 258];
+    reg1[..2].copy_from_slice(&[0x92, 0x00]);
+    let from = LinkAddr::new(to[0]);
+    let is_elsewhere =
+        matches!(probe.handle_uplink(Instant::now(), from, &reg1, &mut room), Verdict::HandOff(1));
+    let (owner, entry) = if is_elsewhere { (1, 0) } else { (0, 1) };
+    let (measured, other) = if measures_owner { (owner, entry) } else { (entry, owner) };
+    let entry_at = to[entry];
+
+    let mut other_shard = shards.remove(other);
+    let mut shard = shards.remove(0);
+    let stop = scene.stop.clone();
+    let running = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            other_shard.turn().unwrap();
+        }
+    });
+    let encoder = std::thread::spawn({
+        let scene = scene.clone();
+        move || encode(&Way::bonded(entry_at), &scene)
+    });
+    let answering = std::thread::spawn({
+        let scene = scene.clone();
+        move || answer(&server, &scene)
+    });
+    let is_up = |seen: &ShardSnapshot| seen.srtla.fanned_out > 0 || seen.srtla.handed_off > 100;
+    let cost = measure(&mut shard, &slots[measured], &scene, is_up);
+    running.join().unwrap();
+    let (back, answered) = (encoder.join().unwrap(), answering.join().unwrap());
+    assert!(answered > 50 && back > 100, "there must be traffic to say anything");
+    (cost, slots[measured].read(), slots[other].read())
 }
 
 #[test]
