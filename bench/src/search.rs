@@ -33,7 +33,7 @@ pub struct Found {
     pub zero_loss_pps: Option<f64>,
     /// The highest rate with a loss of at most [`KNEE_LOSS`].
     pub knee_pps: Option<f64>,
-    /// The generator ended the search, not the receiver.
+    /// The generator ended the search for the rate without loss, not the receiver.
     pub limited_by_generator: bool,
     /// All probes, in order.
     pub probes: Vec<Probe>,
@@ -48,6 +48,12 @@ pub fn search(bounds: [u64; 2], mut probe: impl FnMut(u64) -> Result<Probe>) -> 
     let zero_loss = bisect(bounds, &mut probe, &mut found, |probe| probe.loss <= 0.0)?;
     found.zero_loss_pps = zero_loss.map(|rate| rate as f64);
     let low = zero_loss.unwrap_or(bounds[0]);
+    // The lowest rate that was too much tells who ended the search.
+    let is_too_much =
+        |probe: &&Probe| probe.offered_pps > low as f64 && (probe.harness_failed || probe.loss > 0.0);
+    let ended_by =
+        found.probes.iter().filter(is_too_much).min_by(|a, b| a.offered_pps.total_cmp(&b.offered_pps));
+    found.limited_by_generator = ended_by.is_some_and(|probe| probe.harness_failed);
     // What the first bisection has shown to be too much for the knee as well bounds the second.
     let high = found
         .probes
@@ -78,7 +84,6 @@ fn bisect(
         for _ in 0..2 {
             let probe = probe(rate)?;
             found.probes.push(probe);
-            found.limited_by_generator |= probe.harness_failed;
             if probe.harness_failed || !is_good(&probe) {
                 return Ok(false);
             }
@@ -139,6 +144,8 @@ mod tests {
         assert_eq!((found.zero_loss_pps, found.limited_by_generator), (Some(100_000.0), false));
         let found = search([10_000, 100_000], simulated(5_000.0, 1e9)).unwrap();
         assert_eq!(found.zero_loss_pps, None);
+        let found = search([10_000, 1_000_000], simulated(120_000.0, 300_000.0)).unwrap();
+        assert!(!found.limited_by_generator, "it lost datagrams long before the generator was at its end");
         let found = search([10_000, 1_000_000], simulated(1e9, 300_000.0)).unwrap();
         assert!(found.limited_by_generator);
         assert!((270_000.0..310_000.0).contains(&found.zero_loss_pps.unwrap()), "{found:?}");
