@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bondgate_srt::{ConnectOptions, Endpoint, EndpointConfig, Event, TRANSMIT_MIN};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -344,4 +345,86 @@ fn a_running_daemon_takes_bans_up_and_survives_a_damaged_file() {
         assert!(Instant::now() < deadline);
     }
     assert!(!daemon.answers());
+}
+
+/// Calls the SRT port once with a stream ID; whether it was answered at all.
+fn call(port: u16, stream_id: &str, patience: Duration) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    let config = EndpointConfig { connections_max: 2, listen: false, ..EndpointConfig::default() };
+    let seed = u64::from(socket.local_addr().unwrap().port());
+    let mut caller = Endpoint::new(config, [9; 16], seed, Instant::now());
+    let stream_id = bytes::Bytes::copy_from_slice(stream_id.as_bytes());
+    caller.connect(Instant::now(), (), ConnectOptions { stream_id, ..ConnectOptions::default() }).unwrap();
+    let (mut buf, mut answered) = ([0; TRANSMIT_MIN], false);
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        caller.handle_timeout(Instant::now());
+        while let Some(transmit) = caller.poll_transmit(Instant::now(), &mut buf) {
+            socket.send_to(&buf[..transmit.len], ("127.0.0.1", port)).unwrap();
+        }
+        if let Ok(len) = socket.recv(&mut buf) {
+            answered = true;
+            caller.handle(Instant::now(), (), 0, &buf[..len]);
+        }
+        while let Some(event) = caller.poll_event() {
+            assert!(!matches!(event, Event::Connected { .. }), "let in");
+            if matches!(event, Event::Closed { .. }) {
+                return true;
+            }
+        }
+    }
+    answered
+}
+
+/// Tokens that do not exist, from an address that receives the answers: five of them, and it is banned, on disk too. Devices
+/// are not concerned.
+#[test]
+fn guessing_leads_to_a_ban() {
+    let place = Place::new();
+    let ports = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let flags = [
+        format!("srtla.listen=127.0.0.1:{}", ports[0]),
+        format!("srt.listen=127.0.0.1:{}", ports[1]),
+        "srtla.auth=mixed".to_owned(),
+        "srtla.stock_allow=127.0.0.0/8".to_owned(),
+        "streams.default=token".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().flat_map(|flag| ["--set", flag]).collect();
+    let child = place.command(&["run"]).args(&flags).stderr(Stdio::null()).spawn().unwrap();
+    let daemon = Daemon { child, port: ports[0] };
+    daemon.wait(true);
+    // A well-formed token of somewhere else's.
+    let elsewhere = Place::new();
+    let token = elsewhere.ok(&["token", "create", "cam1"]).stdout.trim().to_owned();
+    let id = format!("cam1?token={token}");
+    // Whoever merely forgets a token has a right to be clumsy.
+    for _ in 0..6 {
+        assert!(call(ports[1], "cam1", Duration::from_secs(10)));
+    }
+    assert!(place.networks().is_empty());
+    for _ in 0..5 {
+        assert!(call(ports[1], &id, Duration::from_secs(10)));
+    }
+    daemon.wait(false);
+    assert!(!call(ports[1], &id, Duration::from_millis(700)), "the SRT port too");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while place.networks().is_empty() {
+        assert!(Instant::now() < deadline, "not on disk");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let list: Value = serde_json::from_str(&place.ok(&["ban", "list", "--json"]).stdout).unwrap();
+    let ban = &list["bans"][0];
+    assert_eq!(
+        (&ban["network"], &ban["origin"], &ban["times"]),
+        (&"127.0.0.1".into(), &"failures".into(), &1.into())
+    );
+    let term_ms = ban["until_ms"].as_u64().unwrap() - ban["since_ms"].as_u64().unwrap();
+    assert_eq!(term_ms, 60_000);
+    let run = place.run(&[&["policy", "test", "127.0.0.1"], &flags[..]].concat());
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stdout.contains("127.0.0.1/32 is banned for whoever has no key"), "{}", run.stdout);
+    // Pardoned by hand.
+    place.ok(&["ban", "del", "127.0.0.1"]);
+    daemon.wait(true);
 }
