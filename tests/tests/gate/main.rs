@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     suite.test("life::closed_without_the_gate", live, life::closed_without_the_gate);
     suite.test("life::bans_reach_the_gate", alone, life::bans_reach_the_gate);
     suite.test("rights::given_up_and_the_gate_goes_on", alone, rights::given_up);
+    suite.test("rights::given_up_by_several_shards", alone, rights::given_up_by_several_shards);
     let unprivileged = &[Need::Program("setpriv", "util-linux"), Need::Namespaces, Need::Bpf];
     suite.test("rights::none_from_the_start", unprivileged, rights::none_from_the_start);
     suite.run()

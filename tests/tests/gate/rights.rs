@@ -8,12 +8,15 @@ use bondgate_ebpf::Gate;
 use bondgate_sim::rng::Rng;
 use bondgate_tests::attack::client::{Device, random_reg1, socket};
 use bondgate_tests::attack::{BYSTANDER, VICTIM, host, srtla};
-use bondgate_tests::bondgate::{self, Auth};
+use bondgate_tests::bondgate::{self, Auth, Output};
 use bondgate_tests::process::Process;
 use bondgate_tests::scene::{Scene, wait_until};
 
 use crate::figure;
 use crate::rig::{Rig, cables, expect_said};
+
+/// What [`threads`] says of a thread without rights.
+const NONE: &str = "0000000000000000 0000000000000000 0000000000000000 1";
 
 /// The effective and permitted capabilities of every thread of a process, and whether it can gain new ones.
 fn threads(process: &Process) -> Result<Vec<(String, String)>> {
@@ -36,9 +39,8 @@ pub fn given_up(scene: &Scene) -> Result<()> {
     let settings = rig.settings(Auth::Required, &format!("attach = \"on\"\n{}", cables()))?;
     let run = rig.arena.start(scene, &settings)?;
     let held = threads(&run)?;
-    let none = "0000000000000000 0000000000000000 0000000000000000 1";
     for (name, rights) in &held {
-        ensure!(rights == none, "thread {name} holds {rights}");
+        ensure!(rights == NONE, "thread {name} holds {rights}");
     }
     ensure!(held.iter().any(|(name, _)| name.starts_with("shard-")), "no shards among {held:?}");
     ensure!(held.iter().any(|(name, _)| name == "gate"), "no gate among {held:?}");
@@ -55,6 +57,45 @@ pub fn given_up(scene: &Scene) -> Result<()> {
     figure(
         "capabilities",
         format_args!("{} threads, none holds any; policy and link reached the maps", held.len()),
+    );
+    Ok(())
+}
+
+/// The same with several shards in forward mode, and whoever steers between them.
+pub fn given_up_by_several_shards(scene: &Scene) -> Result<()> {
+    let rig = Rig::new(scene)?;
+    let cam = bondgate::enroll(scene, "cam", srtla().into())?;
+    let mut settings = rig.settings(Auth::Required, &format!("attach = \"on\"\n{}", cables()))?;
+    settings.output = Output::Forward(([127, 0, 0, 1], 9990).into());
+    let run = settings.start_as(scene, "run", |mut command| {
+        command.env("BONDGATE__RUNTIME__SHARDS", "3");
+        rig.arena.receiver.wrap(&command)
+    })?;
+    let held = threads(&run)?;
+    for (name, rights) in &held {
+        ensure!(rights == NONE, "thread {name} holds {rights}");
+    }
+    let shards = held.iter().filter(|(name, _)| name.starts_with("shard-")).count();
+    ensure!(shards == 3, "{held:?}");
+    let mut device = Device::new(&cam, 5)?;
+    let mut sockets = Vec::new();
+    for link in 0..4 {
+        let socket = socket(&rig.arena.bystander, host(BYSTANDER), srtla())?;
+        device.register(&socket, link, Duration::from_secs(5))?;
+        sockets.push(socket);
+    }
+    let owners = wait_until("the links in the map", Duration::from_secs(5), || {
+        let links = Gate::open_pinned(&rig.pins.dir())?.links()?;
+        Ok((links.len() == sockets.len())
+            .then(|| links.into_iter().map(|(_, link)| link.shard).collect::<Vec<_>>()))
+    })?;
+    ensure!(
+        owners.iter().all(|owner| *owner == owners[0] && *owner < 3),
+        "one group of several shards: {owners:?}"
+    );
+    figure(
+        "capabilities, 3 shards",
+        format_args!("{} threads, none holds any; 4 links of one group in the map", held.len()),
     );
     Ok(())
 }
