@@ -29,7 +29,7 @@ pub(crate) const PROGRAM_MAPS: [&str; 9] = [
     abi::SOCKETS,
 ];
 
-/// What is in [`INFO`]: which version made the maps and the program that is attached.
+/// Which version made the maps and the program that is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Layout of the maps.

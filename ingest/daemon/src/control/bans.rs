@@ -1,7 +1,7 @@
 //! Bans: what is remembered of them, where it is kept, and how it gets into the policy.
 //!
 //! [`list`] is what there is to remember, [`text`] how it is written (the same schema on disk, for import and for export),
-//! [`file`] keeps it in `bans.json` of the state directory, [`ladder`] decides which failures become a ban, and [`watch`]
+//! [`mod@file`] keeps it in `bans.json` of the state directory, [`ladder`] decides which failures become a ban, and [`watch`]
 //! is the running daemon's part. `bondgate ban` writes the file and the daemon looks at it, as with the keyring.
 
 pub mod file;

@@ -1,7 +1,7 @@
 //! A shard among its siblings: what it hands over to them, what it tells them and control about its links, and the waking of
 //! those who have something to look at.
 //!
-//! Every link is claimed when it joins and released when it leaves. Claims are repeated in rounds of [`ROUND_BEATS`] beats,
+//! Every link is claimed when it joins and released when it leaves. Claims are repeated in rounds of `ROUND_BEATS` beats,
 //! so that what a full queue lost is known a few seconds later, and what nobody claims any more is forgotten. The same
 //! news go to control as orders for steering, if it listens. Promises: no lock, no allocation; wakes each once per turn.
 
