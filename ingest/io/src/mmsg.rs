@@ -367,9 +367,11 @@ impl Backend for Mmsg {
         if self.turn.open || self.turn.has_sends() {
             self.flush();
         }
+        // Sockets that the last turn did not empty: there is enough to do.
+        let is_behind = !self.events.is_empty();
         self.wait(timeout)?;
         let linger = Duration::from_micros(self.turn.linger.us().into());
-        let may_linger = !linger.is_zero() && timeout.is_none_or(|t| t > linger);
+        let may_linger = !is_behind && !linger.is_zero() && timeout.is_none_or(|t| t > linger);
         if may_linger && !self.events.is_empty() && self.events.iter().all(|event| event.u64 != WAKER) {
             self.turn.counters.lingers += 1;
             std::thread::sleep(linger);

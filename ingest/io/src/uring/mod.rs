@@ -35,9 +35,10 @@ use bufring::BufRing;
 const SQ_ENTRIES_MAX: usize = 256;
 /// Completions worth lingering for.
 const LINGER_COMPLETIONS: u32 = 64;
-/// Completions that make another look worthwhile, and how many looks there are in a turn.
+/// Completions that make another look worthwhile, and how many looks there are in a turn: enough to fill it, because the more
+/// a turn brings the more of it goes to one group and leaves in one send.
 const PORTION: usize = 24;
-const PASSES_MAX: usize = 4;
+const PASSES_MAX: usize = 32;
 /// Bytes before the payload in a received buffer: the kernel's header, the address, the control messages.
 const NAME_ROOM: usize = 32;
 const CONTROL_AT: usize = 16 + NAME_ROOM;
