@@ -12,7 +12,7 @@
 //! | [`BANS`] | hash | [`ban_key`] | `u64`: `CLOCK_MONOTONIC` ns at which it ends |
 //! | [`LISTS`] | array of maps | [`List`] | LPM trie: [`prefix_key`] to a `u64`, see [`List`] |
 //! | [`BUCKETS`] | array | [`Budget`]'s range | `u64`, see [`crate::bucket`] |
-//! | [`COUNTERS`] | per-CPU array | [`Reason`](crate::reason::Reason), then [`Stat`] | [`Count`] |
+//! | [`COUNTERS`] | per-CPU array | [`Reason`], then [`Stat`] | [`Count`] |
 //! | [`EVENTS`] | ring buffer | | [`Event`] |
 //! | [`SOCKETS`] | socket array | shard | socket of the `SO_REUSEPORT` group |
 //!

@@ -90,7 +90,7 @@ fn count(verdict: &Verdict, len: u32, config: &Config) {
 }
 
 /// Writes an event, within the budget.
-#[inline(never)]
+#[inline(always)]
 fn event(verdict: &Verdict, len: u32, mask: u32, config: &Config) {
     let stat = if !take(Budget::Events, 0, config, &Maps) {
         Stat::EventsOverBudget
