@@ -1,11 +1,12 @@
 //! The gate comes, changes and goes while streams run, and stays when the daemon goes.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bondgate_ebpf::Gate;
 use bondgate_ebpf_common::reason::Reason;
+use bondgate_mmdb::{Database, Metadata};
 use bondgate_tests::attack::client::{Device, data, socket};
 use bondgate_tests::attack::wire::{Spoofer, nobody};
 use bondgate_tests::attack::{BYSTANDER, ENCODER, How, Live, VICTIM, host, srtla};
@@ -14,7 +15,7 @@ use bondgate_tests::process::Process;
 use bondgate_tests::scene::{Scene, wait_until};
 
 use crate::figure;
-use crate::rig::{Rig, cables};
+use crate::rig::{Rig, cables, expect_said};
 
 /// Datagrams of nobody's; all of them are to be dropped.
 fn knock(rig: &Rig, count: u64) -> Result<()> {
@@ -181,5 +182,28 @@ pub fn bans_reach_the_gate(scene: &Scene) -> Result<()> {
     );
     // The promise is 100 ms; this holds on a machine that is busy with other things.
     ensure!(worst < Duration::from_secs(1), "{worst:?}");
+    Ok(())
+}
+
+/// Countries that make more prefixes than the gate takes are left to the application; everything else of the policy gets into
+/// the gate all the same.
+pub fn too_many_countries(scene: &Scene) -> Result<()> {
+    const NETWORKS: u32 = 220_000;
+    let rig = Rig::new(scene)?;
+    let mut database = Database::new(Metadata::country(6, 24));
+    for n in 0..NETWORKS {
+        // Every second /24: neighbours would be joined.
+        database.insert_country(Ipv4Addr::from(0x0B00_0000 + n * 512), 24, "DE");
+    }
+    let path = scene.path("many.mmdb");
+    std::fs::write(&path, database.write().bytes)?;
+    let mut settings = rig.settings(Auth::Required, &cables())?;
+    settings.sections += &format!("\n[geo]\ndatabase = \"{}\"\nallow = [\"DE\"]\n", path.display());
+    let run = rig.arena.start(scene, &settings)?;
+    rig.wait_in_force()?;
+    expect_said(&run, "only the application does")?;
+    let dropped = rig.count(Reason::Unregistered)?;
+    knock(&rig, 200)?;
+    ensure!(rig.count(Reason::Unregistered)? >= dropped + 200, "the gate does not drop");
     Ok(())
 }

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use bondgate_auth::geo::GeoSet;
 use bondgate_ebpf::{Attachment, Counters, Fill, Gate, GateError, Mode, Wanted};
-use bondgate_ebpf_common::abi::List;
+use bondgate_ebpf_common::abi::{CHECK_GEO, GEO_UNKNOWN_REFUSED, List};
 
+use super::geo::gate_table;
 use crate::config::{Config, GateAttach, GateMode, OnDetach};
 use crate::policy::PolicySlot;
 use crate::service::{Service, random};
@@ -158,8 +159,8 @@ struct Open {
     clocks: Clocks,
     /// Version of the policy in the maps.
     version: Option<u64>,
-    /// The countries in the maps.
-    geo: Option<Arc<GeoSet>>,
+    /// The countries in force, and whether they fit into the maps.
+    geo: Option<(Arc<GeoSet>, bool)>,
     /// Do not drop before the shards have named their links, or this moment.
     wait_until: Option<Instant>,
     attachments: Vec<Attachment>,
@@ -170,6 +171,22 @@ struct Open {
 impl Open {
     fn is_attached(&self) -> bool {
         self.attachments.iter().any(|attachment| attachment.is_alive)
+    }
+
+    /// Brings the countries into the maps, if they are others. False if they are too many, which the watcher of the database
+    /// has said: then only the application asks for them.
+    fn write_countries(&mut self, geo: &Arc<GeoSet>) -> Result<bool, GateError> {
+        if let Some((known, fits)) = &self.geo
+            && Arc::ptr_eq(known, geo)
+        {
+            return Ok(*fits);
+        }
+        let table = gate_table(geo);
+        if let Ok(table) = &table {
+            self.gate.set_list(List::Geo, tables::countries(table))?;
+        }
+        self.geo = Some((Arc::clone(geo), table.is_ok()));
+        Ok(table.is_ok())
     }
 }
 
@@ -328,16 +345,20 @@ impl Control {
         for (list, entries) in used {
             open.gate.set_list(list, entries)?;
         }
-        if let Some(geo) = &tables.geo
-            && !open.geo.as_ref().is_some_and(|written| Arc::ptr_eq(written, geo))
-        {
-            open.gate.set_list(List::Geo, tables::countries(geo))?;
+        let asks_countries = match &tables.geo {
+            Some(geo) => open.write_countries(geo)?,
+            None => {
+                open.geo = None;
+                false
+            }
+        };
+        if !asks_countries {
+            config.flags &= !(CHECK_GEO | GEO_UNKNOWN_REFUSED);
         }
         open.gate.set_config(&config)?;
-        if tables.geo.is_none() {
+        if !asks_countries {
             open.gate.set_list(List::Geo, Vec::new())?;
         }
-        open.geo = tables.geo;
         for (list, entries) in unused {
             open.gate.set_list(list, entries)?;
         }

@@ -54,8 +54,8 @@ pub struct Tables {
 }
 
 /// The entries of [`List::Geo`].
-pub fn countries(geo: &GeoSet) -> Vec<Entry> {
-    entries(&geo.gate_networks(), |admitted| if admitted { abi::GEO_ALLOWED } else { abi::GEO_REFUSED })
+pub fn countries(table: &PrefixSet<bool>) -> Vec<Entry> {
+    entries(table, |admitted| if admitted { abi::GEO_ALLOWED } else { abi::GEO_REFUSED })
 }
 
 /// How the wall clock and the kernel's monotonic clock stand to each other.
