@@ -198,7 +198,8 @@ pub fn too_many_countries(scene: &Scene) -> Result<()> {
     let path = scene.path("many.mmdb");
     std::fs::write(&path, database.write().bytes)?;
     let mut settings = rig.settings(Auth::Required, &cables())?;
-    settings.sections += &format!("\n[geo]\ndatabase = \"{}\"\nallow = [\"DE\"]\n", path.display());
+    let geo = format!("\n[geo]\ndatabase = \"{}\"\nallow = [\"DE\"]\n", path.display());
+    settings.sections.push_str(&geo);
     let run = rig.arena.start(scene, &settings)?;
     rig.wait_in_force()?;
     expect_said(&run, "only the application does")?;

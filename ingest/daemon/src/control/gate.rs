@@ -173,9 +173,13 @@ impl Open {
         self.attachments.iter().any(|attachment| attachment.is_alive)
     }
 
-    /// Brings the countries into the maps, if they are others. False if they are too many, which the watcher of the database
-    /// has said: then only the application asks for them.
-    fn write_countries(&mut self, geo: &Arc<GeoSet>) -> Result<bool, GateError> {
+    /// Brings the countries into the maps, if they are others. False if there are none to ask for, or too many, which the watcher
+    /// of the database has said: then only the application asks for them.
+    fn write_countries(&mut self, geo: Option<&Arc<GeoSet>>) -> Result<bool, GateError> {
+        let Some(geo) = geo else {
+            self.geo = None;
+            return Ok(false);
+        };
         if let Some((known, fits)) = &self.geo
             && Arc::ptr_eq(known, geo)
         {
@@ -345,13 +349,7 @@ impl Control {
         for (list, entries) in used {
             open.gate.set_list(list, entries)?;
         }
-        let asks_countries = match &tables.geo {
-            Some(geo) => open.write_countries(geo)?,
-            None => {
-                open.geo = None;
-                false
-            }
-        };
+        let asks_countries = open.write_countries(tables.geo.as_ref())?;
         if !asks_countries {
             config.flags &= !(CHECK_GEO | GEO_UNKNOWN_REFUSED);
         }
