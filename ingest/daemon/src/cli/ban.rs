@@ -23,7 +23,7 @@ use crate::policy::wall_ms;
 /// Said after every change.
 const TAKEN_UP: &str = "a running bondgate takes it up within 0.1 s";
 /// How long a running daemon may take to say whom a ban concerns.
-const ASK_WITHIN: Duration = Duration::from_millis(300);
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 
 /// `bondgate ban`.
 #[derive(Args, Clone, Debug)]

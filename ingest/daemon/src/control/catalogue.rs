@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use super::gate::GateSnapshot;
-use crate::shard::snapshot::{GroupStats, LinkStats, ShardSnapshot, StreamStats};
+use crate::shard::snapshot::{PathStats, ShardSnapshot, StreamStats};
 
 /// What one scrape sees.
 #[derive(Debug)]
@@ -139,11 +139,9 @@ fn per_stream_seconds(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&S
     }
 }
 
-fn per_link(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&LinkStats) -> u64) {
-    for group in scrape.shards.iter().flat_map(|shard| &shard.groups) {
-        for link in &group.links {
-            samples.any(vec![group.stream.clone(), link.index.to_string()], figure(link));
-        }
+fn per_link(scrape: &Scrape, samples: &mut Samples, figure: impl Fn(&PathStats) -> u64) {
+    for path in scrape.shards.iter().flat_map(|shard| &shard.paths) {
+        samples.any(vec![path.stream.clone(), path.index.to_string()], figure(path));
     }
 }
 
@@ -153,10 +151,6 @@ fn by_reason(samples: &mut Samples, prefix: &[String], reasons: &[(&'static str,
         labels.push((*reason).to_owned());
         samples.count(labels, *count);
     }
-}
-
-fn links(groups: &[GroupStats]) -> impl Iterator<Item = &LinkStats> {
-    groups.iter().flat_map(|group| &group.links)
 }
 
 /// Datagrams that no verdict accounts for.
@@ -294,9 +288,7 @@ pub static CATALOGUE: &[Metric] = &[
         SHARD,
         "Groups that may only shake hands, because the stream they want is not accepted yet.",
         |scrape, out| {
-            per_shard(scrape, out, |shard| {
-                shard.groups.iter().filter(|group| group.on_probation).count() as u64
-            });
+            per_shard(scrape, out, |shard| shard.present.groups_on_probation);
         },
     ),
     gauge("bondgate_device_keys", NONE, "Device keys that are valid now.", |scrape, out| {
@@ -420,13 +412,13 @@ pub static CATALOGUE: &[Metric] = &[
         |scrape, out| per_shard(scrape, out, unaccounted),
     ),
     gauge("bondgate_groups", SHARD, "SRTLA groups at present.", |scrape, out| {
-        per_shard(scrape, out, |shard| shard.groups.len() as u64);
+        per_shard(scrape, out, |shard| shard.present.groups);
     }),
     gauge("bondgate_links", SHARD, "Links of all groups at present.", |scrape, out| {
-        per_shard(scrape, out, |shard| links(&shard.groups).count() as u64);
+        per_shard(scrape, out, |shard| shard.present.links);
     }),
     gauge("bondgate_links_live", SHARD, "Links heard within the last three seconds.", |scrape, out| {
-        per_shard(scrape, out, |shard| links(&shard.groups).filter(|link| link.live).count() as u64);
+        per_shard(scrape, out, |shard| shard.present.links_live);
     }),
     counter(
         "bondgate_link_rx_datagrams_total",

@@ -17,7 +17,7 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(2);
 pub fn alive(slots: &[SnapshotSlot], started: Instant, now: Instant) -> Result<(), String> {
     let mut silent = String::new();
     for (shard, slot) in slots.iter().enumerate() {
-        let age = now.saturating_duration_since(slot.read().taken.unwrap_or(started));
+        let age = now.saturating_duration_since(slot.taken().unwrap_or(started));
         if age >= HEARTBEAT_MAX {
             let separator = if silent.is_empty() { "" } else { "; " };
             let _ = write!(silent, "{separator}shard {shard} has not turned for {:.1} s", age.as_secs_f64());

@@ -36,6 +36,8 @@ use crate::shard::snapshot::SnapshotSlot;
 
 /// How long open HTTP exchanges may take to end when the daemon stops.
 const STOP_WITHIN: Duration = Duration::from_millis(500);
+/// Pause between two looks for the answer of a shard.
+const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What the daemon as a whole is doing.
 #[derive(Debug, Default)]
@@ -63,6 +65,8 @@ struct Reader {
     started: Instant,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
     metrics: metrics::Metrics,
+    /// Shards are asked one thing at a time.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// The running control plane.
@@ -127,7 +131,14 @@ fn start_with_clock(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let started = clock();
     let metrics = metrics::Metrics::new();
-    let reader = Arc::new(Reader { slots, state, started, clock: Box::new(clock), metrics });
+    let reader = Arc::new(Reader {
+        slots,
+        state,
+        started,
+        clock: Box::new(clock),
+        metrics,
+        asking: tokio::sync::Mutex::default(),
+    });
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         if reader.state.drops_privileges.load(Ordering::Relaxed) {
@@ -200,16 +211,27 @@ async fn readyz(State(reader): State<Arc<Reader>>) -> Response {
     answer(health::ready(&reader.state))
 }
 
-/// Whom a ban would hit, for `bondgate ban add`.
+/// Whom a ban would hit, for `bondgate ban add`. Every shard answers at its next beat.
 async fn links_in(State(reader): State<Arc<Reader>>, Path((addr, prefix)): Path<(IpAddr, u8)>) -> Response {
-    let network = Cidr { addr, prefix };
+    let _one_at_a_time = reader.asking.lock().await;
+    for slot in &reader.slots {
+        slot.ask(Cidr { addr, prefix });
+    }
     let (mut links, mut streams) = (0, std::collections::BTreeSet::new());
-    for group in reader.slots.iter().flat_map(|slot| slot.read().groups) {
-        let count = group.links.iter().filter(|link| link.live && network.contains(link.addr.ip())).count();
-        links += count;
-        if count > 0 && !group.stream.is_empty() {
-            streams.insert(group.stream);
+    let gather = async {
+        for slot in &reader.slots {
+            let found = loop {
+                match slot.answer() {
+                    Some(found) => break found,
+                    None => tokio::time::sleep(ANSWER_LOOK_EVERY).await,
+                }
+            };
+            links += found.links;
+            streams.extend(found.streams);
         }
+    };
+    if tokio::time::timeout(health::HEARTBEAT_MAX, gather).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer\n").into_response();
     }
     let found = serde_json::json!({ "links": links, "streams": streams });
     ([(header::CONTENT_TYPE, "application/json")], found.to_string()).into_response()

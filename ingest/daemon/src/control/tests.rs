@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::catalogue::{CATALOGUE, Kind};
 use super::gate::GateSnapshot;
 use super::*;
-use crate::shard::snapshot::{GroupStats, IoTotals, LinkStats, SrtlaTotals, StreamStats};
+use crate::shard::snapshot::{IoTotals, LinksIn, PathStats, Present, SrtlaTotals, StreamStats};
 use bondgate_ebpf::Mode;
 use bondgate_ebpf_common::abi::Count;
 use bondgate_ebpf_common::reason::Reason;
@@ -58,19 +58,15 @@ impl Bench {
 }
 
 fn sample() -> ShardSnapshot {
-    let link = |index, live| LinkStats {
+    // Two groups feed the first stream.
+    let path = |stream: &str, index, live| PathStats {
+        stream: stream.into(),
         index,
-        addr: "203.0.113.77:4242".parse().unwrap(),
-        rx_datagrams: 10 + u64::from(index),
-        rx_bytes: 1000,
+        rx_datagrams: 20 + 2 * u64::from(index),
+        rx_bytes: 2000,
         live,
     };
-    let group = |stream: &str| GroupStats {
-        id: "0123abcd".into(),
-        stream: stream.into(),
-        on_probation: stream.is_empty(),
-        links: vec![link(0, true), link(1, false)],
-    };
+    let odd = "odd\"name\\\n";
     ShardSnapshot {
         shard: 0,
         backend: "mmsg",
@@ -85,7 +81,8 @@ fn sample() -> ShardSnapshot {
             registration: vec![("confirmed", 3)],
             ..SrtlaTotals::default()
         },
-        groups: vec![group("cam1"), group("cam1"), group("odd\"name\\\n")],
+        present: Present { groups: 3, groups_on_probation: 1, links: 6, links_live: 3 },
+        paths: vec![path("cam1", 0, true), path("cam1", 1, false), path(odd, 1, false)],
         streams: vec![StreamStats {
             name: "cam1".into(),
             publishing: true,
@@ -170,7 +167,6 @@ fn figures_are_those_of_the_snapshot() {
     }
     // The second shard never beat.
     assert!(!page.contains("heartbeat_age_seconds{shard=\"1\"}"));
-    assert!(!page.contains("203.0.113.77"), "no label holds an address");
     // No line twice: Prometheus would refuse the whole page.
     let mut names: Vec<&str> =
         page.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
@@ -267,4 +263,27 @@ fn off_means_off_and_stop_frees_the_port() {
     bench.handle.stop();
     drop(idle);
     assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn whom_a_ban_would_hit_is_asked_of_the_shards() {
+    let bench = Bench::new(2);
+    let shards = bench.slots.clone();
+    let answering = std::thread::spawn(move || {
+        for (links, slot) in (2..).zip(shards) {
+            let asked = std::cell::Cell::new(false);
+            while !asked.get() {
+                slot.reply(|network| {
+                    asked.set(true);
+                    assert_eq!(network.to_string(), "192.0.2.0/24");
+                    LinksIn { links, streams: vec!["cam1".into()] }
+                });
+                std::thread::yield_now();
+            }
+        }
+    });
+    let (status, body) = bench.get("/links-in/192.0.2.0/24");
+    answering.join().unwrap();
+    assert_eq!((status, body.as_str()), (200, r#"{"links":5,"streams":["cam1"]}"#));
+    bench.handle.stop();
 }

@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_types)]
 
 pub mod bond;
+mod figures;
 pub mod forward;
 pub mod handoff;
 pub mod notice;
@@ -31,13 +32,14 @@ use bondgate_proto::receiver::{
 };
 use bondgate_proto::{GroupKey, LinkAddr, LinkKey};
 
+use figures::Figures;
 use forward::Forward;
 use handoff::{Handoff, News};
 use notice::{Notice, Notices};
 use permit::{Conclusion, Gatekeeper};
 use relay::{Peer, Relay};
 use siblings::Siblings;
-use snapshot::{GroupStats, IoTotals, LinkStats, ShardSnapshot, SnapshotSlot};
+use snapshot::SnapshotSlot;
 use steering::SteerOrders;
 
 use crate::policy::{Policy, PolicySlot, wall_ms};
@@ -113,6 +115,7 @@ pub struct Shard<B> {
     /// Groups that close now have lost their right to be here: what they have sent is not played any more.
     is_cutting: bool,
     slot: SnapshotSlot,
+    figures: Figures,
     beat_at: Instant,
     /// The turn's one reading of the clock.
     clock: Instant,
@@ -171,6 +174,7 @@ impl<B: Backend> Shard<B> {
             srt_dropped: Dropped::default(),
             is_cutting: false,
             slot: parts.slot,
+            figures: Figures::default(),
             beat_at: now,
             clock: now,
             backlog: false,
@@ -583,10 +587,14 @@ impl<B: Backend> Shard<B> {
             self.apply_actions(now);
         }
         self.siblings.repeat_claims(&self.receiver);
+        self.figures.sweep(now, &self.receiver, &self.output);
+        self.slot.reply(|network| figures::links_in(now, &self.receiver, &self.output, network));
         let (receiver, backend, output, id) = (&self.receiver, &self.backend, &self.output, self.id);
         let (device_keys, srt_dropped) = (self.policy.admission.keys.len(), self.srt_dropped);
+        let links = &self.figures;
         self.slot.publish(|slot| {
-            fill(slot, now, id, receiver, backend, output);
+            figures::fill(slot, now, id, receiver, backend, output);
+            links.fill(slot);
             slot.device_keys = device_keys;
             slot.srt_dropped.clear();
             slot.srt_dropped.extend(SRT_DROPS.map(|reason| (reason.name(), srt_dropped.of(reason))));
@@ -643,86 +651,5 @@ impl<'a> Source<'a> {
             Self::Received { index, len, .. } => backend.forward_first(index, len, socket, to),
             Self::Copied { bytes, .. } => backend.send(socket, to, bytes),
         }
-    }
-}
-
-fn fill<B: Backend>(
-    slot: &mut ShardSnapshot,
-    now: Instant,
-    id: u8,
-    receiver: &Receiver,
-    backend: &B,
-    output: &Output,
-) {
-    let io = backend.counters();
-    slot.shard = id;
-    slot.backend = backend.name();
-    slot.taken = Some(now);
-    slot.turns = io.turns;
-    slot.io = IoTotals {
-        rx_datagrams: io.rx_datagrams,
-        rx_bytes: io.rx_bytes,
-        tx_datagrams: io.tx_datagrams,
-        tx_bytes: io.tx_bytes,
-        gso_sends: io.tx_gso_messages,
-        wakes: io.wakes,
-        rx_overflow_datagrams: io.rx_kernel_drops,
-        tx_dropped_datagrams: io.tx_would_block + io.tx_errors + io.tx_no_room + io.tx_no_socket,
-    };
-    let counters = receiver.counters();
-    slot.srtla.received = counters.received;
-    slot.srtla.forwarded = counters.forwarded;
-    slot.srtla.fanned_out = counters.fanned_out;
-    slot.srtla.to_link = counters.to_link;
-    slot.srtla.consumed = counters.consumed;
-    slot.srtla.handed_off = counters.handed_off;
-    slot.srtla.taken_over = counters.taken_over;
-    slot.srtla.on_owner = counters.on_owner;
-    slot.srtla.dropped.clear();
-    slot.srtla
-        .dropped
-        .extend(DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason))));
-    slot.srtla.registration.clear();
-    slot.srtla.registration.extend([
-        ("reg1_answered", counters.reg1_answered),
-        ("ngp_sent", counters.ngp_sent),
-        ("joined", counters.reg3_sent),
-        ("challenged", counters.sa1_challenged),
-        ("rechallenged", counters.sa1_rechallenged),
-        ("confirmed", counters.sa1_confirmed),
-        ("refused", counters.sa1_refused),
-        ("moved", counters.sa1_moved),
-        ("strike", counters.strikes),
-    ]);
-    slot.groups.clear();
-    slot.groups.extend(receiver.snapshot(now).map(|group| {
-        GroupStats {
-            id: notice::group_name(group.key),
-            stream: match output {
-                Output::Relay(relay) => relay.stream_of(group.key).unwrap_or_default().to_owned(),
-                Output::Forward(_) => String::new(),
-            },
-            on_probation: group.is_on_probation,
-            links: group
-                .links
-                .iter()
-                .map(|link| LinkStats {
-                    index: link.index,
-                    addr: link.addr.addr,
-                    rx_datagrams: link.received_packets,
-                    rx_bytes: link.received_bytes,
-                    live: link.is_live,
-                })
-                .collect(),
-        }
-    }));
-    slot.streams.clear();
-    slot.rejections.clear();
-    match output {
-        Output::Relay(relay) => {
-            slot.streams.extend(relay.stream_stats());
-            slot.rejections.extend_from_slice(relay.refusals());
-        }
-        Output::Forward(forward) => slot.rejections.extend_from_slice(forward.refusals.counts()),
     }
 }

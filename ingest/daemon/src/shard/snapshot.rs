@@ -1,13 +1,15 @@
 //! What a shard publishes about itself, a few times a second, for the control plane to read.
 //!
-//! Promise: the shard never waits for a reader. It fills the slot with `try_lock` and skips the beat when somebody
-//! is reading; vectors keep their capacity from beat to beat.
+//! Promises: the shard never waits for a reader. It fills the slot with `try_lock` and skips the beat when somebody
+//! is reading; vectors keep their capacity from beat to beat. Nothing in it grows with the number of links: of them it holds
+//! sums, and whoever wants more [asks](SnapshotSlot::ask).
 
 #![expect(clippy::disallowed_types, reason = "only ever tried, and only in the beat")]
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use bondgate_auth::cidr::Cidr;
 
 /// One shard's state at one moment.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +26,10 @@ pub struct ShardSnapshot {
     pub io: IoTotals,
     /// SRTLA receiver counters; `received` and `taken_over` equal the sum of the verdicts and of `dropped`.
     pub srtla: SrtlaTotals,
-    /// Live groups.
-    pub groups: Vec<GroupStats>,
+    /// How many groups and links there are.
+    pub present: Present,
+    /// The links by stream and index.
+    pub paths: Vec<PathStats>,
     /// Live streams (relay) in this shard.
     pub streams: Vec<StreamStats>,
     /// Valid device keys in the policy in force.
@@ -69,32 +73,39 @@ pub struct SrtlaTotals {
     pub registration: Vec<(&'static str, u64)>,
 }
 
-/// One SRTLA group.
-#[derive(Clone, Debug)]
-pub struct GroupStats {
-    /// Eight hex digits of the group's sender half, enough to find it in the log.
-    pub id: String,
-    /// Stream name once known, empty before.
-    pub stream: String,
-    /// It may only shake hands so far.
-    pub on_probation: bool,
-    /// Links in index order.
-    pub links: Vec<LinkStats>,
+/// SRTLA groups and links at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Present {
+    pub groups: u64,
+    pub groups_on_probation: u64,
+    pub links: u64,
+    /// Heard within the last three seconds.
+    pub links_live: u64,
 }
 
-/// One link of a group.
-#[derive(Clone, Debug)]
-pub struct LinkStats {
-    /// Small stable number within the group.
+/// The links with one index of all groups of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathStats {
+    /// Stream name once known, empty before.
+    pub stream: String,
+    /// Small stable number of a link within its group.
     pub index: u8,
-    /// Sender's address as the receiver sees it.
-    pub addr: SocketAddr,
-    /// Datagrams received since the link joined.
+    /// Datagrams received since the links joined.
     pub rx_datagrams: u64,
-    /// Bytes received since the link joined.
+    /// Bytes received since the links joined.
     pub rx_bytes: u64,
-    /// Heard within the last three seconds.
+    /// One of them was heard within the last three seconds.
     pub live: bool,
+}
+
+/// The live links in a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinksIn {
+    /// How many.
+    pub links: u64,
+    /// Of which streams, as far as they are known.
+    pub streams: Vec<String>,
 }
 
 /// One stream of the relay.
@@ -120,12 +131,25 @@ pub struct StreamStats {
 
 /// The slot both sides share.
 #[derive(Clone, Debug, Default)]
-pub struct SnapshotSlot(Arc<Mutex<ShardSnapshot>>);
+pub struct SnapshotSlot(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    snapshot: Mutex<ShardSnapshot>,
+    question: Mutex<Question>,
+}
+
+/// What was asked last, and the answer to it.
+#[derive(Debug, Default)]
+struct Question {
+    network: Option<Cidr>,
+    answer: Option<LinksIn>,
+}
 
 impl SnapshotSlot {
     /// Lets the shard refresh the slot in place; returns false when a reader held it (try again next beat).
     pub fn publish(&self, fill: impl FnOnce(&mut ShardSnapshot)) -> bool {
-        match self.0.try_lock() {
+        match self.0.snapshot.try_lock() {
             Ok(mut slot) => {
                 fill(&mut slot);
                 true
@@ -136,6 +160,31 @@ impl SnapshotSlot {
 
     /// A copy for a reader.
     pub fn read(&self) -> ShardSnapshot {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When the shard last published.
+    pub fn taken(&self) -> Option<Instant> {
+        self.0.snapshot.lock().unwrap_or_else(PoisonError::into_inner).taken
+    }
+
+    /// Asks for the live links in a network, in place of what was asked before. The shard answers at its next beat.
+    pub fn ask(&self, network: Cidr) {
+        let question = Question { network: Some(network), answer: None };
+        *self.0.question.lock().unwrap_or_else(PoisonError::into_inner) = question;
+    }
+
+    /// Takes the answer, if it is there.
+    pub fn answer(&self) -> Option<LinksIn> {
+        self.0.question.lock().unwrap_or_else(PoisonError::into_inner).answer.take()
+    }
+
+    /// For the shard: answers what was asked, if anything was.
+    pub fn reply(&self, count: impl FnOnce(Cidr) -> LinksIn) {
+        if let Ok(mut question) = self.0.question.try_lock()
+            && let Some(network) = question.network.take()
+        {
+            question.answer = Some(count(network));
+        }
     }
 }

@@ -56,7 +56,7 @@ pub use counters::{Counters, Dropped};
 pub use drops::DropReason;
 pub use lanes::LaneRates;
 pub use seals::SealedCopy;
-pub use snapshot::{GroupSnapshot, LinkSnapshot};
+pub use snapshot::{GroupSnapshot, GroupView, LinkSnapshot, LinkView};
 
 use crate::wire::REG_LEN;
 use crate::{GroupKey, LinkAddr, LinkKey};
@@ -471,6 +471,21 @@ impl Receiver {
     /// What became of every datagram so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How many slots there are for groups: all groups are in `0..` this.
+    pub fn group_slots(&self) -> u32 {
+        self.groups.slots()
+    }
+
+    /// What is counted of the groups in a range of slots. All are in `0..`[`Receiver::group_slots`]; this is how they are
+    /// looked at in portions. Allocates nothing.
+    pub fn groups_in(
+        &self,
+        now: Instant,
+        slots: std::ops::Range<u32>,
+    ) -> impl Iterator<Item = GroupView<'_>> {
+        slots.filter_map(move |slot| Some(GroupView::new(self, now, slot, self.groups.get(slot)?)))
     }
 
     /// The groups as they are now, for display. Housekeeping only: allocates.

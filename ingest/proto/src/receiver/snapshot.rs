@@ -1,4 +1,5 @@
-//! The receiver's state for display: owned values, made on demand, never on the packet path.
+//! The receiver's state for display, made on demand, never on the packet path: whole groups as owned values, or, without
+//! allocating, what is counted of the links in a range of groups.
 
 use super::Receiver;
 use super::groups::{Group, Stage};
@@ -67,6 +68,52 @@ pub struct LinkSnapshot {
     pub sent_bytes: u64,
     /// What the sender last said about the link, if it is of the kind that does.
     pub telemetry: Option<Telemetry>,
+}
+
+/// A group and what is counted of its links.
+#[derive(Clone, Copy)]
+pub struct GroupView<'a> {
+    receiver: &'a Receiver,
+    now: Instant,
+    slot: u32,
+    /// The group.
+    pub key: GroupKey,
+    /// Its stream is not accepted yet: it may only shake hands.
+    pub is_on_probation: bool,
+}
+
+/// What is counted of a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkView {
+    /// Its index within the group.
+    pub index: u8,
+    /// Where it sends from.
+    pub addr: LinkAddr,
+    /// Datagrams received, of any kind; of a device's link those that were taken.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// It gets return traffic.
+    pub is_live: bool,
+}
+
+impl<'a> GroupView<'a> {
+    pub(super) fn new(receiver: &'a Receiver, now: Instant, slot: u32, group: &Group) -> Self {
+        let is_on_probation = matches!(group.stage, Stage::Probation(_));
+        Self { receiver, now, slot, key: receiver.groups.key(slot), is_on_probation }
+    }
+
+    /// Its links, in order of their index.
+    pub fn links(self) -> impl Iterator<Item = LinkView> + use<'a> {
+        let Self { receiver, now, slot, .. } = self;
+        receiver.links.of_group(slot).map(move |(slot, link)| LinkView {
+            index: receiver.links.index_of(slot),
+            addr: link.addr,
+            received_packets: link.received_packets,
+            received_bytes: link.received_bytes,
+            is_live: link.is_live(now, receiver.config.link_live),
+        })
+    }
 }
 
 pub(super) fn of(now: Instant, receiver: &Receiver, slot: u32, group: &Group) -> GroupSnapshot {
