@@ -408,7 +408,7 @@ impl Backend for Mmsg {
             self.transmit();
         }
         let Mmsg { turn, free_small, free_big, .. } = self;
-        turn.recycle(|_, buffer| {
+        turn.recycle(|buffer| {
             let free = if buffer.big { &mut *free_big } else { &mut *free_small };
             free.push(buffer.number);
         });

@@ -422,7 +422,7 @@ impl Turn {
     }
 
     /// Ends the turn: forgets datagrams and sends, gives every held buffer to `give_back`.
-    pub(crate) fn recycle(&mut self, mut give_back: impl FnMut(&Turn, BufferRef)) {
+    pub(crate) fn recycle(&mut self, mut give_back: impl FnMut(BufferRef)) {
         self.open = false;
         self.received.clear();
         if !self.grouper.is_empty() {
@@ -432,7 +432,7 @@ impl Turn {
         }
         let mut used = std::mem::take(&mut self.used);
         for buffer in used.drain(..) {
-            give_back(self, buffer);
+            give_back(buffer);
         }
         self.used = used;
     }

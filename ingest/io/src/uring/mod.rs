@@ -372,6 +372,10 @@ impl Uring {
         if let Some(number) = cqueue::buffer_select(completion.flags) {
             let buffer = BufferRef { big: slot.own.big, number };
             turn.hold(buffer);
+            match &mut *self.big {
+                Some(big) if buffer.big => big.taken(),
+                _ => self.small.taken(),
+            }
             if !slot.live {
                 turn.counters.rx_stale += 1;
             } else if let Ok(len) = usize::try_from(completion.result) {
@@ -636,21 +640,17 @@ impl Backend for Uring {
             self.transmit();
         }
         let Uring { turn, small, big, .. } = self;
-        let mut given = [false; 2];
-        turn.recycle(|turn, buffer| {
-            given[usize::from(buffer.big)] = true;
+        let mut used = [0; 2];
+        turn.recycle(|buffer| {
+            used[usize::from(buffer.big)] += 1;
             match &mut **big {
-                Some(big) if buffer.big => big.give_back(buffer.number, turn.pool(true)),
-                _ => small.give_back(buffer.number, turn.pool(false)),
+                Some(big) if buffer.big => big.give_back(buffer.number),
+                _ => small.give_back(buffer.number),
             }
         });
-        if given[0] {
-            small.publish();
-        }
-        if given[1]
-            && let Some(big) = &mut **big
-        {
-            big.publish();
+        small.turn_ended(used[0], turn.pool(false));
+        if let Some(big) = &mut **big {
+            big.turn_ended(used[1], turn.pool(true));
         }
         let (slots, submitter) = (&mut self.slots, self.ring.submitter());
         self.closing.retain(|&index| {
