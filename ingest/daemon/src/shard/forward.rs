@@ -26,7 +26,8 @@ const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(250);
 pub struct Forward {
     server: SocketAddr,
     socket_buffer_bytes: usize,
-    by_group: HashMap<GroupKey, SocketId>,
+    /// A group's forwarder socket, by the group's slot.
+    by_group: Vec<Option<(GroupKey, SocketId)>>,
     /// Which group a forwarder socket belongs to, by socket slot.
     by_slot: Vec<Option<GroupKey>>,
     /// The token that let a group publish, if it took one.
@@ -40,12 +41,12 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// No forwarders yet. `sockets_max` is the backend's limit of sockets.
+    /// No forwarders yet. `sockets_max` is the backend's limit of sockets, at least as many as there may be groups.
     pub fn new(server: SocketAddr, socket_buffer_bytes: usize, sockets_max: usize, notices: Notices) -> Self {
         Self {
             server,
             socket_buffer_bytes,
-            by_group: HashMap::with_capacity(sockets_max),
+            by_group: vec![None; sockets_max],
             by_slot: vec![None; sockets_max],
             tokens: HashMap::with_capacity(sockets_max),
             refused_at: None,
@@ -63,8 +64,9 @@ impl Forward {
     /// The forwarder of a group, opened if need be. `None` when the system refuses a socket: the datagram is lost,
     /// a later one tries again.
     pub fn socket(&mut self, now: Instant, backend: &mut impl Backend, group: GroupKey) -> Option<SocketId> {
-        if let Some(socket) = self.by_group.get(&group) {
-            return Some(*socket);
+        let place = self.by_group.get_mut(group.index())?;
+        if let Some((_, socket)) = place.filter(|(owner, _)| *owner == group) {
+            return Some(socket);
         }
         if self.open_failed_at.is_some_and(|at| now.duration_since(at) < OPEN_AGAIN_AFTER) {
             return None;
@@ -74,7 +76,7 @@ impl Forward {
         {
             Ok(socket) => {
                 self.open_failed_at = None;
-                self.by_group.insert(group, socket);
+                *place = Some((group, socket));
                 if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
                     *slot = Some(group);
                 }
@@ -109,7 +111,8 @@ impl Forward {
     /// Closes the forwarder of a group that is gone.
     pub fn close(&mut self, backend: &mut impl Backend, group: GroupKey) {
         self.tokens.remove(&group);
-        if let Some(socket) = self.by_group.remove(&group) {
+        let place = self.by_group.get_mut(group.index());
+        if let Some((_, socket)) = place.and_then(|place| place.take_if(|(owner, _)| *owner == group)) {
             if let Some(slot) = self.by_slot.get_mut(socket.slot()) {
                 *slot = None;
             }
