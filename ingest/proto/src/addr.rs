@@ -16,6 +16,17 @@ pub struct LinkAddr {
     pub addr: SocketAddr,
 }
 
+/// A [`LinkAddr`] as bytes, for hashing and for tables: 16 of IP (v4 in mapped form), port, scope.
+pub(crate) type AddrOctets = [u8; 22];
+
+impl From<AddrOctets> for LinkAddr {
+    fn from(octets: AddrOctets) -> Self {
+        let [ip @ .., p1, p0, s3, s2, s1, s0] = octets;
+        let (port, scope) = (u16::from_be_bytes([p1, p0]), u32::from_be_bytes([s3, s2, s1, s0]));
+        Self::new(SocketAddrV6::new(ip.into(), port, 0, scope).into())
+    }
+}
+
 impl LinkAddr {
     /// Normalises `addr`.
     pub fn new(addr: SocketAddr) -> Self {
@@ -30,7 +41,7 @@ impl LinkAddr {
     }
 
     /// The address as 22 bytes for hashing: 16 bytes of IP (v4 in mapped form), port, scope.
-    pub(crate) fn octets(self) -> [u8; 22] {
+    pub(crate) fn octets(self) -> AddrOctets {
         let (ip, scope) = match self.addr {
             SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
             SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),

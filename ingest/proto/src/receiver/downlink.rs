@@ -7,19 +7,14 @@
 use super::links::Link;
 use super::seals::SealedCopy;
 use super::session::Opening;
+use super::time::Time;
 use super::{Actions, DropReason, Receiver, Verdict};
 use crate::wire::{self, Control, ControlType, DATAGRAM_LEN_MAX, Datagram};
 use crate::{GroupKey, LinkAddr, LinkKey};
 use std::time::Instant;
 
 impl Receiver {
-    pub(super) fn downlink(
-        &mut self,
-        now: Instant,
-        key: GroupKey,
-        bytes: &[u8],
-        out: &mut Actions,
-    ) -> Verdict {
+    pub(super) fn downlink(&mut self, now: Time, key: GroupKey, bytes: &[u8], out: &mut Actions) -> Verdict {
         let Some(group_slot) = self.groups.slot_of(key) else { return Verdict::Drop(DropReason::NoGroup) };
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Verdict::Drop(DropReason::Oversize);
@@ -56,7 +51,7 @@ impl Receiver {
 
     fn downlink_control(
         &mut self,
-        now: Instant,
+        now: Time,
         key: GroupKey,
         control: &Control<'_>,
         out: &mut Actions,
@@ -86,26 +81,27 @@ impl Receiver {
     }
 
     /// Marks and books the live links.
-    fn fan_out(&mut self, now: Instant, key: GroupKey, len: usize) -> Verdict {
+    fn fan_out(&mut self, now: Time, key: GroupKey, len: usize) -> Verdict {
         self.fan_out_to(now, key, len, |_, _| true)
     }
 
     /// Marks and books those of the live links that are wanted.
     fn fan_out_to(
         &mut self,
-        now: Instant,
+        now: Time,
         key: GroupKey,
         len: usize,
         wanted: impl Fn(u32, &Link) -> bool,
     ) -> Verdict {
         let (mut live, mut paid, mut roomy) = (false, false, false);
-        for (slot, link, target) in self.links.of_group_mut(key.slot) {
+        for (slot, link) in self.links.of_group_mut(key.slot) {
             let is_live = link.is_live(now, self.config.link_live) && wanted(slot, link);
             let fits = is_live && (!link.data_mac || self.seals.takes_data(slot, len));
-            *target = fits && link.spend_on_traffic(len + link.trailer_len());
+            let is_paid = fits && link.spend_on_traffic(len + link.trailer_len());
+            link.set_fan_out(is_paid);
             live |= is_live;
             roomy |= fits;
-            paid |= *target;
+            paid |= is_paid;
         }
         if paid {
             return Verdict::FanOut(key);
@@ -120,23 +116,23 @@ impl Receiver {
     /// Chooses and books one link: the newest source while it is live, else the live link heard last, else the newest
     /// source after all (one link that may be dead is worth one packet). While a link on probation is heard after the
     /// newest source, both get it: the newest source may have moved there, or somebody wants us to think so.
-    fn send_to_newest(&mut self, now: Instant, key: GroupKey, len: usize) -> Verdict {
+    fn send_to_newest(&mut self, now: Time, key: GroupKey, len: usize) -> Verdict {
         let Some(group) = self.groups.get(key.slot) else { return Verdict::Drop(DropReason::NoGroup) };
         let newest = group.newest_source;
         let link_live = self.config.link_live;
         let newest_heard = newest.and_then(|slot| self.links.get(slot)).map(|link| link.heard_at);
         let moved = self.links.of_group(key.slot).any(|(_, link)| {
-            link.probation.is_some() && link.is_live(now, link_live) && Some(link.heard_at) > newest_heard
+            link.is_on_probation() && link.is_live(now, link_live) && Some(link.heard_at) > newest_heard
         });
         if moved {
             return self
-                .fan_out_to(now, key, len, |slot, link| link.probation.is_some() || Some(slot) == newest);
+                .fan_out_to(now, key, len, |slot, link| link.is_on_probation() || Some(slot) == newest);
         }
         let is_live = |slot: u32| self.links.get(slot).is_some_and(|link| link.is_live(now, link_live));
         let chosen = newest.filter(|&slot| is_live(slot)).or_else(|| {
             self.links
                 .of_group(key.slot)
-                .filter(|(_, link)| link.probation.is_none() && link.is_live(now, link_live))
+                .filter(|(_, link)| !link.is_on_probation() && link.is_live(now, link_live))
                 .max_by_key(|(_, link)| link.heard_at)
                 .map(|(slot, _)| slot)
                 .or_else(|| {
@@ -168,12 +164,13 @@ impl Receiver {
         copy: &mut SealedCopy,
         mut each: impl FnMut(LinkAddr, &[u8]),
     ) {
+        let now = self.origin.time(now);
         let (links, seals, link_live) = (&self.links, &mut self.seals, self.config.link_live);
         let mut send = |slot: u32, link: &Link| {
             if link.data_mac
                 && let Some(sealed) = seals.seal_data(slot, copy)
             {
-                each(link.addr, sealed);
+                each(link.addr(), sealed);
             }
         };
         match verdict {

@@ -12,9 +12,10 @@
 //! Promise: bounded; the oldest of its kind gives way, so that a flood of joins cannot push out a living link.
 
 use super::table::Index;
+use super::time::Time;
 use super::timers::Deadlines;
 use crate::LinkAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Use of a guess is noted this often; its expiry may therefore be this much late.
 const GRAIN: Duration = Duration::from_secs(1);
@@ -28,8 +29,8 @@ struct Entry {
     proven: bool,
     claimed: bool,
     /// When a datagram from there was last handed over by this shard.
-    used_at: Option<Instant>,
-    armed_at: Instant,
+    used_at: Option<Time>,
+    armed_at: Time,
 }
 
 /// Entries of one kind: how many there are and may be, and when they end.
@@ -83,11 +84,11 @@ impl Foreign {
     }
 
     /// The owner of `addr`, from where a datagram came just now.
-    pub(super) fn owner(&mut self, now: Instant, addr: LinkAddr, hash: u32) -> Option<u8> {
+    pub(super) fn owner(&mut self, now: Time, addr: LinkAddr, hash: u32) -> Option<u8> {
         let slot = self.find(addr, hash)?;
         let entry = self.entries.get_mut(slot as usize)?.as_mut()?;
         entry.used_at = Some(now);
-        if !entry.claimed && now.saturating_duration_since(entry.armed_at) >= GRAIN {
+        if !entry.claimed && now.since(entry.armed_at) >= GRAIN {
             entry.armed_at = now;
             self.guesses.ends.arm(slot, now);
         }
@@ -102,33 +103,33 @@ impl Foreign {
     /// `addr` is the link of a shard other than `owner`, and a datagram from there was handed over less than `within` ago.
     pub(super) fn is_busy(
         &self,
-        now: Instant,
+        now: Time,
         (addr, hash): (LinkAddr, u32),
         owner: u8,
         within: Duration,
     ) -> bool {
         self.entry(addr, hash).is_some_and(|entry| {
-            let is_used = entry.used_at.is_some_and(|at| now.saturating_duration_since(at) < within);
+            let is_used = entry.used_at.is_some_and(|at| now.since(at) < within);
             entry.claimed && entry.owner != owner && is_used
         })
     }
 
     /// A valid join for `owner` went by: in place of what was known, unless that is a claim of the same owner.
-    pub(super) fn guess(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), owner: u8, proven: bool) {
+    pub(super) fn guess(&mut self, now: Time, (addr, hash): (LinkAddr, u32), owner: u8, proven: bool) {
         if !self.entry(addr, hash).is_some_and(|entry| entry.claimed && entry.owner == owner) {
             self.put(Entry { addr, hash, owner, proven, claimed: false, used_at: None, armed_at: now });
         }
     }
 
     /// Something like a join for `owner` went by: nothing known gives way for it.
-    pub(super) fn suggest(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), owner: u8) {
+    pub(super) fn suggest(&mut self, now: Time, (addr, hash): (LinkAddr, u32), owner: u8) {
         if self.guesses.len < self.guesses.max && self.find(addr, hash).is_none() {
             self.guess(now, (addr, hash), owner, false);
         }
     }
 
     /// The owner says that it has a link at `addr`.
-    pub(super) fn claim(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), owner: u8, proven: bool) {
+    pub(super) fn claim(&mut self, now: Time, (addr, hash): (LinkAddr, u32), owner: u8, proven: bool) {
         let used_at = self.entry(addr, hash).and_then(|entry| entry.used_at);
         self.put(Entry { addr, hash, owner, proven, claimed: true, used_at, armed_at: now });
     }
@@ -168,12 +169,12 @@ impl Foreign {
     }
 
     /// When the next entry ends.
-    pub(super) fn next_end(&self) -> Option<Instant> {
+    pub(super) fn next_end(&self) -> Option<Time> {
         [self.guesses.ends.next(), self.claims.ends.next()].into_iter().flatten().min()
     }
 
     /// Drops the entries whose time is over.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, now: Time) {
         for claimed in [false, true] {
             while let Some(slot) = self.kind(claimed).ends.pop_due(now) {
                 self.remove(slot);
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn guesses_never_push_out_claims() {
-        let now = Instant::now();
+        let now = Time::any();
         let mut foreign = Foreign::new((4, LIFE), (8, LIFE));
         for n in 0..8 {
             foreign.claim(now, addr(n), 1, false);
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_claim_ends_when_it_is_not_repeated_however_much_it_is_used() {
-        let now = Instant::now();
+        let now = Time::any();
         let mut foreign = Foreign::new((1, LIFE), (1, LIFE));
         let (link, hash) = addr(1);
         foreign.claim(now, (link, hash), 3, true);

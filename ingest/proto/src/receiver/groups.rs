@@ -9,12 +9,13 @@ use super::bucket::Bucket;
 use super::config::ReceiverConfig;
 use super::session::Session;
 use super::table::{Index, KeyHash};
+use super::time::Time;
 use super::timers::Deadlines;
 use crate::GroupKey;
 use crate::wire::{GroupId, HALF_LEN};
 use bondgate_auth::sa1::{GroupNonce, KeyId, StreamBind};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Who the sender of a group is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub(super) enum Stage {
 pub(super) struct Group {
     pub identity: Identity,
     hash: u32,
-    pub opened_at: Instant,
+    pub opened_at: Time,
     pub stage: Stage,
     /// Where the link that joined last sent from.
     pub addr: IpAddr,
@@ -93,6 +94,8 @@ pub(super) struct Group {
     pub session: Session,
     /// The socket ID under which the session is indexed.
     indexed_server_id: Option<u32>,
+    /// The groups before and after it among those indexed under the same ID, as slots plus one; 0 is none.
+    same_server: (u32, u32),
     pub forwarded_packets: u64,
     pub forwarded_bytes: u64,
     pub returned_packets: u64,
@@ -123,6 +126,8 @@ pub(super) struct Groups {
     slots: Box<[Slot]>,
     free: Vec<u32>,
     by_identity: Index,
+    /// One group of each socket ID; the others with the same are linked to it. A peer can choose the ID, and a thousand equal
+    /// ones must not make a thousand steps.
     by_server: Index,
     by_device: Index,
     /// Groups without links that carried data.
@@ -205,9 +210,50 @@ impl Groups {
 
     /// The group whose SRT server has this socket ID, unless two have.
     pub(super) fn find_server(&self, hasher: &KeyHash, server_id: u32) -> Option<u32> {
-        self.by_server.get_unique(hasher.of(&server_id.to_be_bytes()), |slot| {
-            self.get(slot).is_some_and(|group| group.indexed_server_id == Some(server_id))
-        })
+        let first = self.first_with(hasher.of(&server_id.to_be_bytes()), server_id)?;
+        (self.get(first)?.same_server.1 == 0).then_some(first)
+    }
+
+    fn first_with(&self, hash: u32, server_id: u32) -> Option<u32> {
+        self.by_server
+            .get(hash, |slot| self.get(slot).is_some_and(|group| group.indexed_server_id == Some(server_id)))
+    }
+
+    fn index_server(&mut self, hasher: &KeyHash, slot: u32, server_id: u32) {
+        let hash = hasher.of(&server_id.to_be_bytes());
+        let first = self.first_with(hash, server_id);
+        let mut neighbours = (0, 0);
+        if let Some(first) = first
+            && let Some(group) = self.get_mut(first)
+        {
+            neighbours = (first + 1, std::mem::replace(&mut group.same_server.1, slot + 1));
+            if let Some(next) = neighbours.1.checked_sub(1).and_then(|next| self.get_mut(next)) {
+                next.same_server.0 = slot + 1;
+            }
+        } else {
+            self.by_server.insert(hash, slot);
+        }
+        if let Some(group) = self.get_mut(slot) {
+            (group.indexed_server_id, group.same_server) = (Some(server_id), neighbours);
+        }
+    }
+
+    fn unindex_server(&mut self, hasher: &KeyHash, slot: u32) {
+        let Some(group) = self.get_mut(slot) else { return };
+        let Some(server_id) = group.indexed_server_id.take() else { return };
+        let (previous, next) = std::mem::take(&mut group.same_server);
+        let hash = hasher.of(&server_id.to_be_bytes());
+        if let Some(group) = previous.checked_sub(1).and_then(|previous| self.get_mut(previous)) {
+            group.same_server.1 = next;
+        } else {
+            self.by_server.remove(hash, slot);
+            if let Some(next) = next.checked_sub(1) {
+                self.by_server.insert(hash, next);
+            }
+        }
+        if let Some(group) = next.checked_sub(1).and_then(|next| self.get_mut(next)) {
+            group.same_server.0 = previous;
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -218,7 +264,7 @@ impl Groups {
     pub(super) fn insert(
         &mut self,
         hasher: &KeyHash,
-        now: Instant,
+        now: Time,
         identity: &Identity,
         stage: Stage,
         addr: IpAddr,
@@ -239,6 +285,7 @@ impl Groups {
             forwarder_open: false,
             session: Session::default(),
             indexed_server_id: None,
+            same_server: (0, 0),
             forwarded_packets: 0,
             forwarded_bytes: 0,
             returned_packets: 0,
@@ -263,6 +310,7 @@ impl Groups {
         ] {
             class.disarm(slot);
         }
+        self.unindex_server(hasher, slot);
         let place = self.slots.get_mut(slot as usize)?;
         let group = place.group.take()?;
         place.generation = place.generation.wrapping_add(1);
@@ -270,28 +318,20 @@ impl Groups {
         if let Some(device) = group.device() {
             self.by_device.remove(device.device, slot);
         }
-        if let Some(server_id) = group.indexed_server_id {
-            self.by_server.remove(hasher.of(&server_id.to_be_bytes()), slot);
-        }
         self.free.push(slot);
         Some(group)
     }
 
     /// Brings the index of socket IDs up to date after the session was followed.
     pub(super) fn reindex(&mut self, hasher: &KeyHash, slot: u32) {
-        let Some(group) = self.slots.get_mut(slot as usize).and_then(|place| place.group.as_mut()) else {
-            return;
-        };
-        let (before, after) = (group.indexed_server_id, group.session.server_id);
-        if before == after {
+        let Some(group) = self.get(slot) else { return };
+        let after = group.session.server_id;
+        if group.indexed_server_id == after {
             return;
         }
-        group.indexed_server_id = after;
-        if let Some(server_id) = before {
-            self.by_server.remove(hasher.of(&server_id.to_be_bytes()), slot);
-        }
+        self.unindex_server(hasher, slot);
         if let Some(server_id) = after {
-            self.by_server.insert(hasher.of(&server_id.to_be_bytes()), slot);
+            self.index_server(hasher, slot, server_id);
         }
     }
 
@@ -306,7 +346,7 @@ impl Groups {
     }
 
     /// The group carries no data, or what it carried does not count any more.
-    pub(super) fn is_ghost(&mut self, slot: u32, now: Instant) {
+    pub(super) fn is_ghost(&mut self, slot: u32, now: Time) {
         let Some(group) = self.get_mut(slot) else { return };
         group.carried_data = false;
         let of_device = group.device().is_some();
@@ -329,5 +369,47 @@ impl Groups {
         let lingering = self.linger.oldest().filter(|slot| for_device || is_stock(slot));
         let ghost = self.device_ghosts.oldest().filter(|_| for_device);
         self.stock_ghosts.oldest().or(lingering).or(ghost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A socket ID names a group exactly when one group alone has it.
+        #[test]
+        fn only_a_socket_id_of_one_group_names_it(ops in prop::collection::vec((0u32..8, prop::option::of(0u32..3)), 0..100)) {
+            let (hasher, now) = (KeyHash::new([1, 2]), Time::any());
+            let config = ReceiverConfig { groups_max: 8, ..ReceiverConfig::default() };
+            let mut groups = Groups::new(&config);
+            for n in 0..8 {
+                let identity = Identity::Stock(GroupId([n; 256]));
+                groups.insert(&hasher, now, &identity, Stage::Accepted, [192, 0, 2, 1].into());
+            }
+            let mut oracle = [None; 8];
+            for (slot, server_id) in ops {
+                if let Some(group) = groups.get_mut(slot) {
+                    group.session.server_id = server_id;
+                    groups.reindex(&hasher, slot);
+                    oracle[slot as usize] = server_id;
+                }
+                for id in 0..3 {
+                    let having: Vec<u32> = (0..8).filter(|at| oracle[*at as usize] == Some(id)).collect();
+                    let only = if having.len() == 1 { Some(having[0]) } else { None };
+                    prop_assert_eq!(groups.find_server(&hasher, id), only);
+                }
+            }
+            for slot in 0..8 {
+                groups.remove(&hasher, slot);
+                oracle[slot as usize] = None;
+                for id in 0..3 {
+                    let having: Vec<u32> = (0..8).filter(|at| oracle[*at as usize] == Some(id)).collect();
+                    let only = if having.len() == 1 { Some(having[0]) } else { None };
+                    prop_assert_eq!(groups.find_server(&hasher, id), only);
+                }
+            }
+        }
     }
 }

@@ -8,11 +8,11 @@
 use super::admission::{Admission, Limits};
 use super::bucket::{Bucket, Rate};
 use super::table::KeyHash;
+use super::time::Time;
 use bondgate_auth::sa1::KeyId;
 use bondgate_auth::sa1::receiver::{Budget, Lane};
 use bondgate_auth::table::KeyTable;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 /// Buckets for sources in each table.
 const SOURCES: usize = 4096;
@@ -91,24 +91,24 @@ pub(super) enum Stock {
 }
 
 impl Lanes {
-    pub(super) fn new(rates: LaneRates, admission: &Admission, now: Instant) -> Self {
+    pub(super) fn new(rates: LaneRates, admission: &Admission, now: Time) -> Self {
         let limits = admission.limits;
-        let full = |rate| Bucket::full(rate, now);
-        let sources = |rate| vec![full(rate); SOURCES].into_boxed_slice();
+        let full = Bucket::full(now);
+        let sources = || vec![full; SOURCES].into_boxed_slice();
         let mut lanes = Self {
             rates,
             limits,
             keys: Vec::new(),
-            hello: full(rates.hello),
-            cookie: full(rates.cookie),
-            join: full(rates.join),
-            rechallenge: full(rates.rechallenge),
-            stock_reg1: full(limits.stock_reg1()),
-            stock_join: full(limits.stock_join()),
-            reg2_repeat: full(rates.reg2_repeat),
-            joins: sources(rates.join_per_source),
-            stock: sources(limits.stock_per_source),
-            sa1_networks: sources(limits.sa1_per_network),
+            hello: full,
+            cookie: full,
+            join: full,
+            rechallenge: full,
+            stock_reg1: full,
+            stock_join: full,
+            reg2_repeat: full,
+            joins: sources(),
+            stock: sources(),
+            sa1_networks: sources(),
         };
         lanes.renumber(&admission.keys, now);
         lanes
@@ -120,34 +120,31 @@ impl Lanes {
     }
 
     /// Another table of keys: their numbers mean others now, and all begin with full buckets.
-    pub(super) fn renumber(&mut self, keys: &KeyTable, now: Instant) {
-        let full = KeyLanes {
-            hello: Bucket::full(self.rates.hello_per_key, now),
-            rechallenge: Bucket::full(self.rates.rechallenge_per_key, now),
-            changes: Bucket::full(self.rates.changes_per_key, now),
-        };
+    pub(super) fn renumber(&mut self, keys: &KeyTable, now: Time) {
+        let full =
+            KeyLanes { hello: Bucket::full(now), rechallenge: Bucket::full(now), changes: Bucket::full(now) };
         self.keys.clear();
         self.keys.resize(keys.len(), full);
     }
 
     /// What SA1 pays from for one datagram.
-    pub(super) fn purse<'a>(&'a mut self, keys: &'a KeyTable, source: Source, now: Instant) -> Purse<'a> {
+    pub(super) fn purse<'a>(&'a mut self, keys: &'a KeyTable, source: Source, now: Time) -> Purse<'a> {
         Purse { lanes: self, keys, source, now }
     }
 
     /// A link of this key joins, moves or renews its keys.
-    pub(super) fn change(&mut self, key_slot: u32, now: Instant) -> bool {
+    pub(super) fn change(&mut self, key_slot: u32, now: Time) -> bool {
         let rate = self.rates.changes_per_key;
         self.keys.get_mut(key_slot as usize).is_some_and(|key| key.changes.take(rate, now))
     }
 
     /// A stock registration from this source.
-    pub(super) fn stock_source(&mut self, source: u32, now: Instant) -> bool {
+    pub(super) fn stock_source(&mut self, source: u32, now: Time) -> bool {
         take_of(&mut self.stock, source, self.limits.stock_per_source, now)
     }
 
     /// A stock registration, from whomever.
-    pub(super) fn stock(&mut self, kind: Stock, now: Instant) -> bool {
+    pub(super) fn stock(&mut self, kind: Stock, now: Time) -> bool {
         match kind {
             Stock::Reg1 => self.stock_reg1.take(self.limits.stock_reg1(), now),
             Stock::Join => self.stock_join.take(self.limits.stock_join(), now),
@@ -156,7 +153,7 @@ impl Lanes {
     }
 }
 
-fn take_of(buckets: &mut [Bucket], source: u32, rate: Rate, now: Instant) -> bool {
+fn take_of(buckets: &mut [Bucket], source: u32, rate: Rate, now: Time) -> bool {
     let place = source as usize % SOURCES;
     buckets.get_mut(place).is_some_and(|bucket| bucket.take(rate, now))
 }
@@ -168,7 +165,7 @@ pub(super) struct Purse<'a> {
     lanes: &'a mut Lanes,
     keys: &'a KeyTable,
     source: Source,
-    now: Instant,
+    now: Time,
 }
 
 impl Budget for Purse<'_> {
@@ -274,7 +271,7 @@ mod tests {
     /// Whoever empties one lane leaves the others full, and one source leaves room for others.
     #[test]
     fn lanes_are_apart() {
-        let now = Instant::now();
+        let now = Time::any();
         let keys = KeyTable::default();
         let mut lanes = Lanes::new(LaneRates::default(), &Admission::open(), now);
         let from = SocketAddr::from(([192, 0, 2, 1], 5000));

@@ -1,17 +1,20 @@
 //! The links: a fixed arena, `links_per_group_max` neighbouring slots per group, found by address.
 //!
 //! A link's slot number names its group and its small stable index within it. Promises: lookups are O(1), walking a
-//! group's links touches its own slots only, nothing is allocated after creation.
+//! group's links touches its own slots only, nothing is allocated after creation; a link takes 192 bytes, 16 for each of
+//! the two deadlines all have, and 16 to 32 in the index.
 
 use super::admission::Bar;
 use super::bucket::Bucket;
 use super::config::{ACK_EVERY_MAX, ReceiverConfig};
 use super::table::{Index, KeyHash};
+use super::time::Time;
 use super::timers::Deadlines;
+use crate::addr::AddrOctets;
 use crate::wire::{SHORT_PADDED_LEN, Telemetry};
 use crate::{LinkAddr, LinkKey, Seq};
 use bondgate_auth::sa1::trailer::TRAILER_LEN;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Hearing from a link moves its timeout only this often; it may therefore time out this much late.
 pub(super) const TIMEOUT_GRAIN: Duration = Duration::from_millis(100);
@@ -19,44 +22,121 @@ pub(super) const TIMEOUT_GRAIN: Duration = Duration::from_millis(100);
 /// What an unproven link that has sent no keepalive keeps for REG3: five repetitions.
 const REG3_RESERVE: i32 = 5 * SHORT_PADDED_LEN as i32;
 
-/// One sender address within a group.
+/// One sender address within a group, or the place of one. Three cache lines, laid out by use: what every datagram touches,
+/// what SRT adds, and the rest.
+#[derive(Clone)]
+#[repr(C, align(64))]
 pub(super) struct Link {
-    pub addr: LinkAddr,
-    hash: u32,
-    pub joined_at: Instant,
-    /// Anything came from this address.
-    pub heard_at: Instant,
-    /// SRT or a keepalive came from this address.
-    pub talked_at: Option<Instant>,
-    /// SRT came from this address.
-    pub srt_at: Option<Instant>,
-    /// A keepalive came from this address since its last join.
-    pub has_kept_alive: bool,
-    /// Hearing from it at this time or later moves its timeout.
-    timeout_stands_until: Instant,
-    /// `Some(n)`: adopted without REG2, n plausible packets so far; attracts no return traffic that belongs to one link.
-    pub probation: Option<u8>,
-    pub reg3_repeats: u8,
+    addr: AddrOctets,
+    /// There is a link in this place. All but the generation means nothing otherwise.
+    is_there: bool,
     /// A device's cookie came back from this address: it may be sent anything.
     pub proven: bool,
     /// SRT packets carry trailers, both ways.
     pub data_mac: bool,
+    /// A keepalive came from this address since its last join.
+    pub has_kept_alive: bool,
+    /// The link is among the targets of its group's last fan-out.
+    fan_out: bool,
+    has_telemetry: bool,
+    unacked_len: u8,
+    /// One more than the plausible packets that came of a link adopted without REG2, which attracts no return traffic that
+    /// belongs to one link; 0 for all others.
+    probation: u8,
+    pub reg3_repeats: u8,
     /// Its address is kept out: it is about to be removed, and nothing comes or goes here any more.
     pub barred: Option<Bar>,
+    /// Anything came from this address.
+    pub heard_at: Time,
+    /// Hearing from it at this time or later moves its timeout.
+    timeout_stands_until: Time,
+    pub received_packets: u64,
     /// Bytes an unproven link may still be sent, earned by the bytes it sent. A ticket can be shown from a forged address,
     /// so no such link is ever sent more than came from it.
     pub credit_bytes: i32,
-    pub keepalives: Bucket,
-    unacked: [Seq; ACK_EVERY_MAX as usize],
-    unacked_len: u8,
-    pub telemetry: Option<Telemetry>,
-    pub received_packets: u64,
+    generation: u32,
+
+    /// SRT came from this address.
+    pub srt_at: Option<Time>,
+    /// SRT or a keepalive came from this address.
+    pub talked_at: Option<Time>,
     pub received_bytes: u64,
+    unacked: [Seq; ACK_EVERY_MAX as usize],
+
+    pub keepalives: Bucket,
+    pub joined_at: Time,
     pub sent_packets: u64,
     pub sent_bytes: u64,
+    telemetry: Telemetry,
 }
 
 impl Link {
+    /// Whether a fan-out goes to it.
+    pub(super) const fn set_fan_out(&mut self, is_target: bool) {
+        self.fan_out = is_target;
+    }
+
+    fn free(now: Time) -> Self {
+        Self {
+            addr: AddrOctets::default(),
+            is_there: false,
+            proven: false,
+            data_mac: false,
+            has_kept_alive: false,
+            fan_out: false,
+            has_telemetry: false,
+            unacked_len: 0,
+            probation: 0,
+            reg3_repeats: 0,
+            barred: None,
+            heard_at: now,
+            timeout_stands_until: now,
+            received_packets: 0,
+            credit_bytes: 0,
+            generation: 0,
+            srt_at: None,
+            talked_at: None,
+            received_bytes: 0,
+            unacked: [Seq::default(); ACK_EVERY_MAX as usize],
+            keepalives: Bucket::full(now),
+            joined_at: now,
+            sent_packets: 0,
+            sent_bytes: 0,
+            telemetry: Telemetry::default(),
+        }
+    }
+
+    pub(super) fn addr(&self) -> LinkAddr {
+        self.addr.into()
+    }
+
+    /// Adopted without REG2, and not yet plausible for long enough.
+    pub(super) const fn is_on_probation(&self) -> bool {
+        self.probation > 0
+    }
+
+    /// A plausible packet came; the probation is over after `packets_max` of them. Whether it is.
+    pub(super) fn proves_itself(&mut self, packets_max: u8) -> bool {
+        if self.probation > 0 && self.probation <= packets_max && self.probation < u8::MAX {
+            self.probation += 1;
+            return false;
+        }
+        self.probation = 0;
+        true
+    }
+
+    pub(super) const fn end_probation(&mut self) {
+        self.probation = 0;
+    }
+
+    pub(super) fn telemetry(&self) -> Option<Telemetry> {
+        self.has_telemetry.then_some(self.telemetry)
+    }
+
+    pub(super) const fn set_telemetry(&mut self, telemetry: Telemetry) {
+        (self.telemetry, self.has_telemetry) = (telemetry, true);
+    }
+
     /// Sequence numbers not yet acknowledged to the sender.
     pub(super) fn unacked(&self) -> &[Seq] {
         self.unacked.get(..usize::from(self.unacked_len)).unwrap_or_default()
@@ -76,8 +156,8 @@ impl Link {
     }
 
     /// The link was heard recently enough to get return traffic.
-    pub(super) fn is_live(&self, now: Instant, link_live: Duration) -> bool {
-        self.barred.is_none() && now.saturating_duration_since(self.heard_at) <= link_live
+    pub(super) fn is_live(&self, now: Time, link_live: Duration) -> bool {
+        self.barred.is_none() && now.since(self.heard_at) <= link_live
     }
 
     /// Books `bytes` of an answer to be sent; `false` when they were not earned.
@@ -111,16 +191,9 @@ impl Link {
     }
 }
 
-struct Slot {
-    generation: u32,
-    link: Option<Link>,
-    /// The link is among the targets of its group's last fan-out.
-    fan_out: bool,
-}
-
 /// See the module's comment.
 pub(super) struct Links {
-    slots: Box<[Slot]>,
+    slots: Box<[Link]>,
     per_group: usize,
     credit_cap_bytes: i32,
     index: Index,
@@ -134,10 +207,10 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(config: &ReceiverConfig) -> Self {
+    pub(super) fn new(config: &ReceiverConfig, now: Time) -> Self {
         let slots = config.groups_max * config.links_per_group_max;
         Self {
-            slots: (0..slots).map(|_| Slot { generation: 0, link: None, fan_out: false }).collect(),
+            slots: vec![Link::free(now); slots].into_boxed_slice(),
             per_group: config.links_per_group_max,
             credit_cap_bytes: config.credit_cap_bytes.cast_signed(),
             index: Index::new(slots),
@@ -151,31 +224,36 @@ impl Links {
 
     /// The slot of the link with this address.
     pub(super) fn find(&self, addr: LinkAddr, hash: u32) -> Option<u32> {
-        self.index.get(hash, |slot| self.get(slot).is_some_and(|link| link.addr == addr))
+        self.find_octets(&addr.octets(), hash)
     }
 
-    /// The hash of this address, and the slot of the link that has it.
-    pub(super) fn hash_and_find(&mut self, addr: LinkAddr, hash: &KeyHash) -> (u32, Option<u32>) {
-        if let Some(link) = self.get(self.last_found).filter(|link| link.addr == addr) {
-            return (link.hash, Some(self.last_found));
+    fn find_octets(&self, addr: &AddrOctets, hash: u32) -> Option<u32> {
+        self.index.get(hash, |slot| self.get(slot).is_some_and(|link| link.addr == *addr))
+    }
+
+    /// The slot of the link with this address, or the address's hash.
+    pub(super) fn find_or_hash(&mut self, addr: LinkAddr, hash: &KeyHash) -> Result<u32, u32> {
+        let addr = addr.octets();
+        if self.get(self.last_found).is_some_and(|link| link.addr == addr) {
+            return Ok(self.last_found);
         }
-        let hash = hash.of(&addr.octets());
-        let found = self.find(addr, hash);
-        self.last_found = found.unwrap_or(self.last_found);
-        (hash, found)
+        let hash = hash.of(&addr);
+        let slot = self.find_octets(&addr, hash).ok_or(hash)?;
+        self.last_found = slot;
+        Ok(slot)
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Link> {
-        self.slots.get(slot as usize)?.link.as_ref()
+        self.slots.get(slot as usize).filter(|link| link.is_there)
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Link> {
-        self.slots.get_mut(slot as usize)?.link.as_mut()
+        self.slots.get_mut(slot as usize).filter(|link| link.is_there)
     }
 
     /// The link a key names, if it is still there.
     pub(super) fn get_key(&self, key: LinkKey) -> Option<&Link> {
-        self.slots.get(key.slot as usize).filter(|slot| slot.generation == key.generation)?.link.as_ref()
+        self.get(key.slot).filter(|link| link.generation == key.generation)
     }
 
     pub(super) fn key(&self, slot: u32) -> LinkKey {
@@ -202,29 +280,26 @@ impl Links {
     pub(super) fn of_group(&self, group: u32) -> impl Iterator<Item = (u32, &Link)> {
         let range = self.range(group);
         let slots = self.slots.get(range.clone()).unwrap_or_default();
-        range.zip(slots).filter_map(|(index, slot)| Some((index as u32, slot.link.as_ref()?)))
+        range.zip(slots).filter(|(_, link)| link.is_there).map(|(index, link)| (index as u32, link))
     }
 
-    /// The same, mutable, with each link's fan-out mark.
-    pub(super) fn of_group_mut(&mut self, group: u32) -> impl Iterator<Item = (u32, &mut Link, &mut bool)> {
+    /// The same, mutable.
+    pub(super) fn of_group_mut(&mut self, group: u32) -> impl Iterator<Item = (u32, &mut Link)> {
         let range = self.range(group);
         let slots = self.slots.get_mut(range.clone()).unwrap_or_default();
-        range
-            .zip(slots)
-            .filter_map(|(index, slot)| Some((index as u32, slot.link.as_mut()?, &mut slot.fan_out)))
+        range.zip(slots).filter(|(_, link)| link.is_there).map(|(index, link)| (index as u32, link))
     }
 
     /// The links the group's last fan-out goes to.
     pub(super) fn fan_out(&self, group: u32) -> impl Iterator<Item = (u32, &Link)> {
-        self.of_group(group)
-            .filter(|&(slot, _)| self.slots.get(slot as usize).is_some_and(|slot| slot.fan_out))
+        self.of_group(group).filter(|(_, link)| link.fan_out)
     }
 
     /// A free slot of a group.
     pub(super) fn free_slot(&self, group: u32) -> Option<u32> {
         let range = self.range(group);
         let slots = self.slots.get(range.clone())?;
-        let free = slots.iter().position(|slot| slot.link.is_none())?;
+        let free = slots.iter().position(|link| !link.is_there)?;
         Some((range.start + free) as u32)
     }
 
@@ -239,53 +314,38 @@ impl Links {
     }
 
     /// Puts a new link into a free slot.
-    pub(super) fn insert(&mut self, slot: u32, now: Instant, link: &NewLink) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        place.fan_out = false;
-        place.link = Some(Link {
-            addr: link.addr,
-            hash: link.hash,
-            joined_at: now,
-            heard_at: now,
-            talked_at: None,
-            srt_at: None,
-            has_kept_alive: false,
+    pub(super) fn insert(&mut self, slot: u32, now: Time, new: &NewLink) {
+        let Some(link) = self.slots.get_mut(slot as usize) else { return };
+        *link = Link {
+            addr: new.addr.octets(),
+            is_there: true,
+            proven: new.proven,
+            probation: u8::from(new.probation),
             timeout_stands_until: now + TIMEOUT_GRAIN,
-            probation: link.probation.then_some(0),
-            reg3_repeats: 0,
-            proven: link.proven,
-            data_mac: false,
-            barred: None,
-            credit_bytes: link.credit_bytes,
-            keepalives: link.keepalives,
-            unacked: [Seq::default(); ACK_EVERY_MAX as usize],
-            unacked_len: 0,
-            telemetry: None,
-            received_packets: 0,
-            received_bytes: 0,
-            sent_packets: 0,
-            sent_bytes: 0,
-        });
-        self.index.insert(link.hash, slot);
+            credit_bytes: new.credit_bytes,
+            generation: link.generation,
+            ..Link::free(now)
+        };
+        self.index.insert(new.hash, slot);
         self.timeout.arm(slot, now);
     }
 
-    /// Takes a link out of its slot; its key names nothing from now on.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Link> {
+    /// Takes a link out of its slot and returns its address; its key names nothing from now on.
+    pub(super) fn remove(&mut self, hasher: &KeyHash, slot: u32) -> Option<LinkAddr> {
         self.timeout.disarm(slot);
         self.ack_flush.disarm(slot);
         self.reg3.disarm(slot);
         self.condemned.disarm(slot);
-        let place = self.slots.get_mut(slot as usize)?;
-        let link = place.link.take()?;
-        place.generation = place.generation.wrapping_add(1);
-        place.fan_out = false;
-        self.index.remove(link.hash, slot);
-        Some(link)
+        let link = self.get_mut(slot)?;
+        link.is_there = false;
+        link.generation = link.generation.wrapping_add(1);
+        let addr = link.addr;
+        self.index.remove(hasher.of(&addr), slot);
+        Some(addr.into())
     }
 
     /// The link's address is kept out: from now on nothing goes there, and it is to be removed.
-    pub(super) fn bar(&mut self, slot: u32, now: Instant, bar: Bar) {
+    pub(super) fn bar(&mut self, slot: u32, now: Time, bar: Bar) {
         let Some(link) = self.get_mut(slot) else { return };
         link.barred = Some(bar);
         link.clear_unacked();
@@ -295,7 +355,7 @@ impl Links {
     }
 
     /// Something came from the link, which earns it as many bytes.
-    pub(super) fn heard(&mut self, slot: u32, now: Instant, bytes: usize) {
+    pub(super) fn heard(&mut self, slot: u32, now: Time, bytes: usize) {
         let credit_cap_bytes = self.credit_cap_bytes;
         let Some(link) = self.get_mut(slot) else { return };
         link.heard_at = link.heard_at.max(now);
@@ -310,7 +370,7 @@ impl Links {
 
     /// SRT or a keepalive came from the link. A keepalive says that it knows of its registration; SRT does not, because
     /// stock senders use their first link before REG3 has come.
-    pub(super) fn talked(&mut self, slot: u32, now: Instant, keepalive: bool) {
+    pub(super) fn talked(&mut self, slot: u32, now: Time, keepalive: bool) {
         let Some(link) = self.get_mut(slot) else { return };
         link.talked_at = Some(now);
         if keepalive && !std::mem::replace(&mut link.has_kept_alive, true) {
@@ -326,5 +386,26 @@ pub(super) struct NewLink {
     pub probation: bool,
     pub proven: bool,
     pub credit_bytes: i32,
-    pub keepalives: Bucket,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_three_cache_lines_by_use() {
+        use std::mem::offset_of;
+        assert_eq!((size_of::<Link>(), align_of::<Link>()), (192, 64));
+        assert_eq!((offset_of!(Link, srt_at), offset_of!(Link, keepalives)), (64, 128));
+    }
+
+    #[test]
+    fn probation_ends_after_so_many_packets() {
+        for packets_max in [0, 1, 16, u8::MAX] {
+            let mut link = Link { probation: 1, ..Link::free(Time::any()) };
+            let packets = (0..1000).take_while(|_| !link.proves_itself(packets_max)).count();
+            assert_eq!(packets, usize::from(packets_max.min(u8::MAX - 1)));
+            assert!(!link.is_on_probation());
+        }
+    }
 }

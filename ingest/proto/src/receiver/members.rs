@@ -6,10 +6,10 @@
 use super::bucket::Bucket;
 use super::groups::{Identity, Stage};
 use super::links::NewLink;
+use super::time::Time;
 use super::{Action, Actions, CloseReason, LeaveReason, Notice, Receiver};
 use crate::LinkAddr;
 use std::net::IpAddr;
-use std::time::Instant;
 
 /// How a link comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +32,7 @@ impl Receiver {
     /// Opens a group, evicting another if the table is full. `None` when nothing can be evicted.
     pub(super) fn open_group(
         &mut self,
-        now: Instant,
+        now: Time,
         identity: &Identity,
         addr: IpAddr,
         out: &mut Actions,
@@ -42,11 +42,8 @@ impl Receiver {
             self.counters.groups_evicted += 1;
             self.close_group(victim, CloseReason::Evicted, out);
         }
-        let stage = if self.admission.probation {
-            Stage::Probation(Bucket::full(self.config.handshake_rate, now))
-        } else {
-            Stage::Accepted
-        };
+        let stage =
+            if self.admission.probation { Stage::Probation(Bucket::full(now)) } else { Stage::Accepted };
         let slot = self.groups.insert(&self.hash, now, identity, stage, addr)?;
         self.counters.groups_opened += 1;
         out.push(Action::Notice(Notice::GroupOpened { group: self.groups.key(slot) }));
@@ -70,7 +67,7 @@ impl Receiver {
     /// Adds a link to a group that has a free slot for it.
     pub(super) fn add_link(
         &mut self,
-        now: Instant,
+        now: Time,
         group_slot: u32,
         link_slot: u32,
         (addr, hash): (LinkAddr, u32),
@@ -80,18 +77,10 @@ impl Receiver {
         self.foreign.forget(addr, hash);
         let roamed = joining == Joining::Roamed;
         let credit_bytes = if let Joining::Ticket(credit) = joining { credit } else { 0 };
-        let keepalives = Bucket::full(self.config.keepalive_rate, now);
         self.links.insert(
             link_slot,
             now,
-            &NewLink {
-                addr,
-                hash,
-                probation: roamed,
-                proven: joining == Joining::Device,
-                credit_bytes,
-                keepalives,
-            },
+            &NewLink { addr, hash, probation: roamed, proven: joining == Joining::Device, credit_bytes },
         );
         self.groups.linger.disarm(group_slot);
         self.groups.ghost_linger.disarm(group_slot);
@@ -110,7 +99,7 @@ impl Receiver {
     /// Removes a link from its group, which keeps existing.
     pub(super) fn remove_link(&mut self, slot: u32, reason: LeaveReason, out: &mut Actions) {
         let key = self.links.key(slot);
-        let Some(link) = self.links.remove(slot) else { return };
+        let Some(addr) = self.links.remove(&self.hash, slot) else { return };
         self.seals.clear(slot);
         let group_slot = self.links.group_of(slot);
         self.counters.links_left += 1;
@@ -123,7 +112,7 @@ impl Receiver {
         let successor = self
             .links
             .of_group(group_slot)
-            .filter(|(_, link)| link.probation.is_none() && link.srt_at.is_some() && link.barred.is_none())
+            .filter(|(_, link)| !link.is_on_probation() && link.srt_at.is_some() && link.barred.is_none())
             .max_by_key(|(_, link)| link.srt_at)
             .map(|(slot, _)| slot);
         if let Some(group) = self.groups.get_mut(group_slot) {
@@ -132,13 +121,13 @@ impl Receiver {
                 group.newest_source = successor;
             }
         }
-        out.push(Action::Unsteer { addr: link.addr });
+        out.push(Action::Unsteer { addr });
         let group = self.groups.key(group_slot);
-        out.push(Action::Notice(Notice::LinkLeft { link: key, group, addr: link.addr, reason }));
+        out.push(Action::Notice(Notice::LinkLeft { link: key, group, addr, reason }));
     }
 
     /// Starts the linger time of a group that has lost its last link.
-    pub(super) fn linger(&mut self, now: Instant, slot: u32) {
+    pub(super) fn linger(&mut self, now: Time, slot: u32) {
         if let Some(group) = self.groups.get(slot).filter(|group| group.links == 0) {
             let class =
                 if group.carried_data { &mut self.groups.linger } else { &mut self.groups.ghost_linger };
@@ -147,7 +136,7 @@ impl Receiver {
     }
 
     /// Takes a link's address away for another group, and closes the old group when no live link is left in it.
-    pub(super) fn move_away(&mut self, now: Instant, slot: u32, out: &mut Actions) {
+    pub(super) fn move_away(&mut self, now: Time, slot: u32, out: &mut Actions) {
         let group = self.links.group_of(slot);
         self.remove_link(slot, LeaveReason::Moved, out);
         if !self.links.of_group(group).any(|(_, link)| link.is_live(now, self.config.link_live)) {
@@ -156,7 +145,7 @@ impl Receiver {
     }
 
     /// Removes links that have been silent for the link timeout.
-    pub(super) fn expire_links(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn expire_links(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.links.timeout.pop_due(now)
         {
@@ -166,7 +155,7 @@ impl Receiver {
     }
 
     /// Removes groups whose linger time is over.
-    pub(super) fn expire_groups(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn expire_groups(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out) {
             let due = self.groups.linger.pop_due(now).or_else(|| self.groups.ghost_linger.pop_due(now));
             let Some(slot) = due else { break };

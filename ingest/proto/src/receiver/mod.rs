@@ -42,6 +42,7 @@ mod seals;
 mod session;
 mod snapshot;
 mod table;
+mod time;
 mod timers;
 mod uplink;
 
@@ -61,12 +62,13 @@ pub use snapshot::{GroupSnapshot, GroupView, LinkSnapshot, LinkView};
 use crate::wire::REG_LEN;
 use crate::{GroupKey, LinkAddr, LinkKey};
 use admission::Current;
+use bondgate_auth::sa1::Now;
 use bondgate_auth::ticket::TicketKey;
 use bucket::Bucket;
 use foreign::Foreign;
 use groups::Groups;
 use lanes::Lanes;
-use links::Links;
+use links::{Link, Links};
 use pending::Pending;
 use sa1::Sa1;
 use seals::Seals;
@@ -74,6 +76,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use table::KeyHash;
+use time::{Origin, Time};
 
 /// Where the bytes of a datagram go.
 #[must_use]
@@ -232,6 +235,7 @@ pub struct Receiver {
     tickets: TicketKey,
     admission: Arc<Current>,
     clock: Clock,
+    origin: Origin,
     sa1: Sa1,
     seals: Seals,
     lanes: Lanes,
@@ -259,10 +263,11 @@ impl Receiver {
         epoch: u32,
     ) -> Self {
         let config = config.clamped();
+        let origin = Origin::new(clock.at);
         Self {
             hash: KeyHash::new(hash_seed),
             groups: Groups::new(&config),
-            links: Links::new(&config),
+            links: Links::new(&config, origin.time(clock.at)),
             pending: Pending::new(config.pending_max, config.reg2_repeat),
             foreign: Foreign::new(
                 (config.foreign_max, config.foreign_idle),
@@ -270,11 +275,12 @@ impl Receiver {
             ),
             ngp: None,
             sa1: Sa1::new(&admission, &secrets, clock.boot_ms, config.shard),
-            seals: Seals::new(config.groups_max * config.links_per_group_max),
-            lanes: Lanes::new(config.lanes, &admission, clock.at),
+            seals: Seals::new(config.groups_max, config.links_per_group_max),
+            lanes: Lanes::new(config.lanes, &admission, origin.time(clock.at)),
             tickets: secrets.tickets,
             admission: Arc::new(Current(admission)),
             clock,
+            origin,
             epoch,
             draining: false,
             last_link: None,
@@ -308,7 +314,7 @@ impl Receiver {
         out: &mut Actions,
     ) -> Verdict {
         self.counters.received += 1;
-        let verdict = self.uplink(now, from, bytes, out);
+        let verdict = self.uplink(self.origin.time(now), from, bytes, out);
         self.counters.count(verdict);
         debug_assert!(self.counters.is_conserved());
         verdict
@@ -326,7 +332,7 @@ impl Receiver {
     ) -> Verdict {
         self.counters.taken_over += 1;
         let on_owner = self.counters.on_owner;
-        let verdict = match self.uplink(now, from, bytes, out) {
+        let verdict = match self.uplink(self.origin.time(now), from, bytes, out) {
             Verdict::HandOff(_) if hand_offs >= HAND_OFFS_MAX => Verdict::Drop(DropReason::HandOffLoop),
             verdict => verdict,
         };
@@ -350,7 +356,7 @@ impl Receiver {
         out: &mut Actions,
     ) -> Verdict {
         self.counters.received += 1;
-        let verdict = self.downlink(now, group, bytes, out);
+        let verdict = self.downlink(self.origin.time(now), group, bytes, out);
         self.counters.count(verdict);
         debug_assert!(self.counters.is_conserved());
         verdict
@@ -358,6 +364,7 @@ impl Receiver {
 
     /// Does what is due at `now`. When `out` has no room, the rest stays due.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        let now = self.origin.time(now);
         self.end_condemned(now, out);
         self.flush_acks(now, out);
         self.repeat_reg3(now, out);
@@ -385,11 +392,13 @@ impl Receiver {
         .into_iter()
         .flatten()
         .min()
+        .map(|due| self.origin.instant(due))
     }
 
     /// Carries out an order. `out` must have the room [`Receiver::actions_min`] asks for; closing a group says whom to
     /// unsteer and what to close.
     pub fn handle_command(&mut self, now: Instant, command: Command, out: &mut Actions) {
+        let now = self.origin.time(now);
         match command {
             Command::SetEpoch(epoch) => self.epoch = epoch,
             Command::SetDraining(draining) => self.draining = draining,
@@ -412,23 +421,24 @@ impl Receiver {
     /// The links a [`Verdict::FanOut`] just returned for `group` goes to. At other times: the links that are live and
     /// took part in the last fan-out.
     pub fn live_links(&self, now: Instant, group: GroupKey) -> impl Iterator<Item = (LinkKey, LinkAddr)> {
+        let now = self.origin.time(now);
         self.groups
             .slot_of(group)
             .into_iter()
             .flat_map(|slot| self.links.fan_out(slot))
             .filter(move |(_, link)| link.is_live(now, self.config.link_live))
-            .map(|(slot, link)| (self.links.key(slot), link.addr))
+            .map(|(slot, link)| (self.links.key(slot), link.addr()))
     }
 
     /// Where a link sends from, `None` when it is gone.
     pub fn link_addr(&self, link: LinkKey) -> Option<LinkAddr> {
-        self.links.get_key(link).map(|link| link.addr)
+        self.links.get_key(link).map(Link::addr)
     }
 
     /// The links in a range of slots, each with its address and whether it is a device's. All links are in
     /// `0..`[`Receiver::link_slots`]; this is how they are named again in portions.
     pub fn links_in(&self, slots: std::ops::Range<u32>) -> impl Iterator<Item = (LinkAddr, bool)> {
-        slots.filter_map(|slot| self.links.get(slot)).map(|link| (link.addr, link.proven))
+        slots.filter_map(|slot| self.links.get(slot)).map(|link| (link.addr(), link.proven))
     }
 
     /// How many slots there are for links.
@@ -468,6 +478,11 @@ impl Receiver {
         self.forwarded_len
     }
 
+    /// What the clocks show at `now`.
+    fn clock_at(&self, now: Time) -> Now {
+        self.clock.now(self.origin.instant(now))
+    }
+
     /// What became of every datagram so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -485,11 +500,13 @@ impl Receiver {
         now: Instant,
         slots: std::ops::Range<u32>,
     ) -> impl Iterator<Item = GroupView<'_>> {
+        let now = self.origin.time(now);
         slots.filter_map(move |slot| Some(GroupView::new(self, now, slot, self.groups.get(slot)?)))
     }
 
     /// The groups as they are now, for display. Housekeeping only: allocates.
     pub fn snapshot(&self, now: Instant) -> impl Iterator<Item = GroupSnapshot> {
+        let now = self.origin.time(now);
         self.groups.iter().map(move |(slot, group)| snapshot::of(now, self, slot, group))
     }
 }

@@ -7,16 +7,17 @@
 use super::admission::{Bar, Current};
 use super::bucket::Bucket;
 use super::groups::{Group, Stage};
+use super::links::Link;
+use super::time::Time;
 use super::{Action, Actions, Admission, CloseReason, LeaveReason, Notice, Receiver};
 use crate::{GroupKey, LinkAddr};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 impl Receiver {
     /// Puts a policy in force and ends what it does not admit.
-    pub(super) fn set_admission(&mut self, now: Instant, admission: Arc<Admission>, out: &mut Actions) {
-        self.sa1.set(&admission, self.clock.now(now).boot_ms);
+    pub(super) fn set_admission(&mut self, now: Time, admission: Arc<Admission>, out: &mut Actions) {
+        self.sa1.set(&admission, self.clock_at(now).boot_ms);
         self.lanes.set_limits(admission.limits);
         if !Arc::ptr_eq(&self.admission.keys, &admission.keys) {
             self.lanes.renumber(&admission.keys, now);
@@ -48,9 +49,9 @@ impl Receiver {
     }
 
     /// Why nothing may come from this address now, if so.
-    pub(super) fn bar(&self, now: Instant, ip: IpAddr, has_key: bool) -> Option<Bar> {
+    pub(super) fn bar(&self, now: Time, ip: IpAddr, has_key: bool) -> Option<Bar> {
         if self.admission.has_bars() {
-            self.admission.bar(ip, has_key, self.clock.now(now).wall_ms)
+            self.admission.bar(ip, has_key, self.clock_at(now).wall_ms)
         } else {
             None
         }
@@ -58,26 +59,26 @@ impl Receiver {
 
     /// Why no address is left from which the group may be fed, if so. A ban on those who show no key spares what was
     /// accepted: it is about the next attempt of somebody at an address that others share.
-    fn group_bar(&self, now: Instant, slot: u32, group: &Group) -> Option<Bar> {
+    fn group_bar(&self, now: Time, slot: u32, group: &Group) -> Option<Bar> {
         let on_probation = group.device().is_none() && matches!(group.stage, Stage::Probation(_));
         let bar = |ip| self.bar(now, ip, !on_probation);
         let mut links = self.links.of_group(slot);
         match links.next() {
             Some((_, first)) => {
-                bar(first.addr.ip()).filter(|_| links.all(|(_, link)| bar(link.addr.ip()).is_some()))
+                bar(first.addr().ip()).filter(|_| links.all(|(_, link)| bar(link.addr().ip()).is_some()))
             }
             None => bar(group.addr),
         }
     }
 
     /// Silences the links of a group whose addresses are kept out.
-    fn bar_links(&mut self, now: Instant, slot: u32) {
+    fn bar_links(&mut self, now: Time, slot: u32) {
         if !self.admission.has_bars() {
             return;
         }
         for link in self.links.range(slot) {
             let link = link as u32;
-            let addr = self.links.get(link).filter(|link| link.barred.is_none()).map(|link| link.addr);
+            let addr = self.links.get(link).filter(|link| link.barred.is_none()).map(Link::addr);
             if let Some(bar) = addr.and_then(|addr| self.bar(now, addr.ip(), true)) {
                 self.links.bar(link, now, bar);
             }
@@ -91,13 +92,16 @@ impl Receiver {
             }),
             None => {
                 self.admission.admits_stock(group.addr)
-                    && self.links.of_group(slot).all(|(_, link)| self.admission.admits_stock(link.addr.ip()))
+                    && self
+                        .links
+                        .of_group(slot)
+                        .all(|(_, link)| self.admission.admits_stock(link.addr().ip()))
             }
         }
     }
 
     /// Ends what is condemned, as far as there is room.
-    pub(super) fn end_condemned(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn end_condemned(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.groups.condemned.pop_due(now)
         {
@@ -118,21 +122,14 @@ impl Receiver {
 
     /// Another shard says that it has a link at `addr`. Its word counts less than a link here that has just joined, talks, or
     /// is a device's while the other is not: then both shards have one, and the one from where nothing comes times out.
-    pub(super) fn claimed(
-        &mut self,
-        now: Instant,
-        addr: LinkAddr,
-        owner: u8,
-        proven: bool,
-        out: &mut Actions,
-    ) {
+    pub(super) fn claimed(&mut self, now: Time, addr: LinkAddr, owner: u8, proven: bool, out: &mut Actions) {
         if owner == self.config.shard || owner >= self.config.shards {
             return;
         }
         let hash = self.hash.of(&addr.octets());
         if let Some(link) = self.links.find(addr, hash) {
             let joined_at = self.links.get(link).map_or(now, |link| link.joined_at);
-            let is_new = now.saturating_duration_since(joined_at) < self.config.move_silence;
+            let is_new = now.since(joined_at) < self.config.move_silence;
             if is_new || (!proven && self.is_busy(now, link)) || !self.has_room(out) {
                 return;
             }
@@ -153,9 +150,9 @@ impl Receiver {
     /// The group's stream may not be published. Its address is held responsible if it was the only one that ever had a
     /// part in the group and `proven` says that it receives what is sent there: a ticket can be shown from anywhere, and
     /// a group with several addresses may have been entered by forging one. A device is known by its key instead.
-    pub(super) fn stream_refused(&mut self, now: Instant, key: GroupKey, proven: bool, out: &mut Actions) {
+    pub(super) fn stream_refused(&mut self, now: Time, key: GroupKey, proven: bool, out: &mut Actions) {
         let Some(slot) = self.groups.slot_of(key) else { return };
-        let full = Stage::Probation(Bucket::full(self.config.handshake_rate, now));
+        let full = Stage::Probation(Bucket::full(now));
         let Some(group) = self.groups.get_mut(slot) else { return };
         let culprit = (proven && group.single_addr && group.device().is_none()).then_some(group.addr);
         if matches!(group.stage, Stage::Accepted) && self.admission.probation {

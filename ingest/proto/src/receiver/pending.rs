@@ -7,10 +7,11 @@
 //! any time costs its sender at most a second of waiting.
 
 use super::table::Index;
+use super::time::Time;
 use super::timers::Deadlines;
 use crate::LinkAddr;
 use crate::wire::{HALF_LEN, REG_LEN, SHORT_PADDED_LEN};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How much more than it sent an address may be sent, once: the length of the NGP that answered its probe.
 const DEBT_MAX: i32 = SHORT_PADDED_LEN as i32;
@@ -39,7 +40,7 @@ pub(super) struct Pending {
     free: Vec<u32>,
     index: Index,
     /// When a source was last given more than it sent.
-    debts: Box<[Option<Instant>]>,
+    debts: Box<[Option<Time>]>,
     pub repeat: Deadlines,
     pub idle: Deadlines,
 }
@@ -65,7 +66,7 @@ impl Pending {
 
     /// Notes that `addr` sent `came` bytes and was answered `sent` bytes. One entry per address; when the table is full,
     /// the one that was silent longest gives way.
-    pub(super) fn note(&mut self, now: Instant, (addr, hash): (LinkAddr, u32), came: usize, sent: usize) {
+    pub(super) fn note(&mut self, now: Time, (addr, hash): (LinkAddr, u32), came: usize, sent: usize) {
         let Some(slot) = self.find(addr, hash).or_else(|| self.insert(addr, hash)) else { return };
         if let Some(Some(entry)) = self.entries.get_mut(slot as usize) {
             entry.credit_bytes = (entry.credit_bytes + came as i32 - sent as i32).min(CREDIT_CAP);
@@ -90,7 +91,7 @@ impl Pending {
     /// address without its port.
     pub(super) fn await_join(
         &mut self,
-        now: Instant,
+        now: Time,
         (addr, hash, source): (LinkAddr, u32, u32),
         sender_half: &[u8; HALF_LEN],
     ) {
@@ -107,14 +108,13 @@ impl Pending {
     }
 
     /// Takes one answer whose repetition is due and paid for.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(LinkAddr, [u8; HALF_LEN])> {
+    pub(super) fn pop_due(&mut self, now: Time) -> Option<(LinkAddr, [u8; HALF_LEN])> {
         while let Some(slot) = self.repeat.pop_due(now) {
             let Some(Some(entry)) = self.entries.get_mut(slot as usize) else { continue };
             let after = entry.credit_bytes - REG_LEN as i32;
             if after < 0 {
                 let Some(debt) = self.debts.get_mut(entry.source as usize % DEBTORS) else { continue };
-                if after < -DEBT_MAX || debt.is_some_and(|at| now.saturating_duration_since(at) < DEBT_PAUSE)
-                {
+                if after < -DEBT_MAX || debt.is_some_and(|at| now.since(at) < DEBT_PAUSE) {
                     continue;
                 }
                 *debt = Some(now);
@@ -126,7 +126,7 @@ impl Pending {
     }
 
     /// Forgets addresses that did nothing for a while.
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, now: Time) {
         while let Some(slot) = self.idle.pop_due(now) {
             self.remove(slot);
         }

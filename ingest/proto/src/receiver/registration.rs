@@ -4,13 +4,13 @@ use super::bucket::Bucket;
 use super::groups::Identity;
 use super::lanes::{Stock, source_hash};
 use super::members::Joining;
+use super::time::Time;
 use super::uplink::reply;
 use super::{Actions, DropReason, LeaveReason, Receiver, Verdict};
 use crate::LinkAddr;
 use crate::wire::{GroupId, HALF_LEN, Packet, PacketType, REG_LEN, SHORT_PADDED_LEN, emit_reg, emit_short};
 use bondgate_auth::sa1::wire::MAGIC;
 use siphasher::sip::SipHasher13;
-use std::time::Instant;
 
 /// The first byte of every ticket.
 const TICKET_MARK: u8 = 0x81;
@@ -19,7 +19,7 @@ impl Receiver {
     /// REG1 or REG2. Those that carry SA1's magic are SA1, whoever made them; a random stock ID does once in 2^32.
     pub(super) fn register(
         &mut self,
-        now: Instant,
+        now: Time,
         from: (LinkAddr, u32),
         packet: &Packet<'_>,
         out: &mut Actions,
@@ -87,7 +87,7 @@ impl Receiver {
     /// "Make me a group": answered at once, remembered by the sender only.
     fn reg1(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         asked: &GroupId,
         out: &mut Actions,
@@ -107,13 +107,7 @@ impl Receiver {
     }
 
     /// "Let this link join": REG3 if the ID is one of ours, NGP if not.
-    fn reg2(
-        &mut self,
-        now: Instant,
-        (from, hash): (LinkAddr, u32),
-        id: GroupId,
-        out: &mut Actions,
-    ) -> Verdict {
+    fn reg2(&mut self, now: Time, (from, hash): (LinkAddr, u32), id: GroupId, out: &mut Actions) -> Verdict {
         if self.stored_id(id.sender_half()) != Some(&id) {
             match self.verify_ticket(now, &id) {
                 None => return Verdict::Drop(DropReason::StockBudget),
@@ -154,7 +148,7 @@ impl Receiver {
 
     /// Whether an ID is a ticket of ours; `None` when there is no budget to find out. What does not look like one costs
     /// nothing.
-    fn verify_ticket(&mut self, now: Instant, id: &GroupId) -> Option<bool> {
+    fn verify_ticket(&mut self, now: Time, id: &GroupId) -> Option<bool> {
         if id.receiver_half().first() != Some(&TICKET_MARK) {
             return Some(false);
         }
@@ -165,7 +159,7 @@ impl Receiver {
     /// changed only on the word of a valid ticket.
     fn reg2_foreign(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         id: &GroupId,
         owner: u8,
@@ -198,22 +192,20 @@ impl Receiver {
     /// The address talks in the group it belongs to. Anybody can forge a join from it with a ticket of their own; a
     /// sender that really restarted has been silent while it registered. A device's address belongs to it until it is
     /// silent for good.
-    pub(super) fn is_busy(&self, now: Instant, link: u32) -> bool {
+    pub(super) fn is_busy(&self, now: Time, link: u32) -> bool {
         let Some(link) = self.links.get(link) else { return false };
-        let talks = link
-            .talked_at
-            .is_some_and(|talked| now.saturating_duration_since(talked) < self.config.move_silence);
+        let talks = link.talked_at.is_some_and(|talked| now.since(talked) < self.config.move_silence);
         link.proven || talks
     }
 
     /// The same for an address that belongs to the link of a shard other than `owner`, as far as this shard hands over its
     /// datagrams.
-    fn talks_elsewhere(&self, now: Instant, from: (LinkAddr, u32), owner: u8) -> bool {
+    fn talks_elsewhere(&self, now: Time, from: (LinkAddr, u32), owner: u8) -> bool {
         self.foreign.is_busy(now, from, owner, self.config.move_silence)
     }
 
     /// Adds a link to a group and answers REG3. A full group gives up its longest silent link.
-    fn join(&mut self, now: Instant, group: u32, from: (LinkAddr, u32), credit: i32, out: &mut Actions) {
+    fn join(&mut self, now: Time, group: u32, from: (LinkAddr, u32), credit: i32, out: &mut Actions) {
         let free = self.links.free_slot(group);
         let Some(slot) = free.or_else(|| self.links.longest_silent(group)) else { return };
         if free.is_none() {
@@ -225,10 +217,10 @@ impl Receiver {
     }
 
     /// A member asks again: it has not heard the answer, or it was away.
-    fn join_again(&mut self, now: Instant, slot: u32, out: &mut Actions) -> Verdict {
+    fn join_again(&mut self, now: Time, slot: u32, out: &mut Actions) -> Verdict {
         self.links.heard(slot, now, REG_LEN);
         if let Some(link) = self.links.get_mut(slot) {
-            link.probation = None;
+            link.end_probation();
             link.reg3_repeats = 0;
             link.has_kept_alive = false;
             self.links.reg3.arm(slot, now);
@@ -238,9 +230,9 @@ impl Receiver {
     }
 
     /// NGP to a probing sender, within the budget.
-    fn no_group(&mut self, now: Instant, (from, hash): (LinkAddr, u32), out: &mut Actions) -> Verdict {
+    fn no_group(&mut self, now: Time, (from, hash): (LinkAddr, u32), out: &mut Actions) -> Verdict {
         let rate = self.config.ngp_rate;
-        if !self.ngp.get_or_insert_with(|| Bucket::full(rate, now)).take(rate, now) {
+        if !self.ngp.get_or_insert_with(|| Bucket::full(now)).take(rate, now) {
             return Verdict::Drop(DropReason::NgpBudget);
         }
         reply_short(from, PacketType::RegNgp, out);
@@ -251,15 +243,15 @@ impl Receiver {
 
     /// REG3, if the link has earned it.
     fn reply_reg3(&mut self, slot: u32, out: &mut Actions) -> bool {
-        self.links
-            .get_mut(slot)
-            .is_some_and(|link| link.spend(SHORT_PADDED_LEN) && reply_short(link.addr, PacketType::Reg3, out))
+        self.links.get_mut(slot).is_some_and(|link| {
+            link.spend(SHORT_PADDED_LEN) && reply_short(link.addr(), PacketType::Reg3, out)
+        })
     }
 
     /// Repeats REG3 to members that are silent and have sent no keepalive since they joined: the answer was lost, and a
     /// Rust sender would leave the link idle for ever. Never to one that is talking: a Rust sender forgets what it has
     /// under way when REG3 comes.
-    pub(super) fn repeat_reg3(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn repeat_reg3(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.links.reg3.pop_due(now)
         {
@@ -267,8 +259,7 @@ impl Receiver {
             if link.reg3_repeats >= self.config.reg3_repeats_max {
                 continue;
             }
-            let talks =
-                link.srt_at.is_some_and(|at| now.saturating_duration_since(at) < self.config.reg3_repeat);
+            let talks = link.srt_at.is_some_and(|at| now.since(at) < self.config.reg3_repeat);
             link.reg3_repeats += u8::from(!talks);
             self.links.reg3.arm(slot, now);
             if !talks {
@@ -278,7 +269,7 @@ impl Receiver {
     }
 
     /// Repeats REG2 once to senders whose join has not come.
-    pub(super) fn repeat_reg2(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn repeat_reg2(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out)
             && let Some((addr, sender_half)) = self.pending.pop_due(now)
         {

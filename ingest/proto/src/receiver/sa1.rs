@@ -9,6 +9,7 @@ use super::admission::Admission;
 use super::groups::{DeviceGroup, Group, Identity};
 use super::lanes::Source;
 use super::members::Joining as How;
+use super::time::Time;
 use super::uplink::reply;
 use super::{Actions, CloseReason, DropReason, LeaveReason, Receiver, Secrets, Verdict};
 use crate::LinkAddr;
@@ -22,7 +23,6 @@ use bondgate_auth::table::{DeviceRules, KeyEntry};
 use siphasher::sip::{SipHasher13, SipHasher24};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What SA1 needs beside groups and links.
 pub(super) struct Sa1 {
@@ -103,7 +103,7 @@ impl Receiver {
     /// A REG1 or REG2 of registration length that carries SA1's magic.
     pub(super) fn sa1(
         &mut self,
-        now: Instant,
+        now: Time,
         from: (LinkAddr, u32),
         packet: &Packet<'_>,
         out: &mut Actions,
@@ -125,16 +125,9 @@ impl Receiver {
         (SipHasher13::new().hash(&key_id) % u64::from(self.config.shards)) as u8
     }
 
-    fn m1(
-        &mut self,
-        now: Instant,
-        from: LinkAddr,
-        source: Source,
-        bytes: &[u8],
-        out: &mut Actions,
-    ) -> Verdict {
+    fn m1(&mut self, now: Time, from: LinkAddr, source: Source, bytes: &[u8], out: &mut Actions) -> Verdict {
         let admission = Arc::clone(&self.admission);
-        let clock = self.clock.now(now);
+        let clock = self.clock_at(now);
         let mut purse = self.lanes.purse(&admission.keys, source, now);
         match self.sa1.verifier.m1(bytes, from.addr, clock, &*admission.keys, &mut purse) {
             Ok(hello) => self.challenge(now, from, &admission, &hello, out),
@@ -145,7 +138,7 @@ impl Receiver {
     /// Answers a genuine hello, or a join that needs a new cookie.
     fn challenge(
         &mut self,
-        now: Instant,
+        now: Time,
         from: LinkAddr,
         admission: &Admission,
         hello: &ProvenHello<'_>,
@@ -167,7 +160,7 @@ impl Receiver {
         }
         let terms = Terms { links_max: self.links_max(&entry.rules) as u16, ..Terms::default() };
         let random = self.sa1.random();
-        let clock = self.clock.now(now);
+        let clock = self.clock_at(now);
         let denied = if admission.data_mac { Flags::NONE } else { Flags::DATA_MAC };
         let accept = Flags::ACCEPTABLE.without(denied);
         let packet = self.sa1.verifier.challenge(hello, clock, &random, accept, terms);
@@ -178,14 +171,14 @@ impl Receiver {
 
     fn m3(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         source: Source,
         bytes: &[u8],
         out: &mut Actions,
     ) -> Verdict {
         let admission = Arc::clone(&self.admission);
-        let clock = self.clock.now(now);
+        let clock = self.clock_at(now);
         let mut purse = self.lanes.purse(&admission.keys, source, now);
         let mut asked = None;
         let (groups, hasher) = (&self.groups, &self.hash);
@@ -222,7 +215,7 @@ impl Receiver {
     /// A proven join for another shard: from now on what comes from this address is handed over.
     fn joins_elsewhere(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         join: &ProvenJoin<'_>,
         owner: u8,
@@ -246,7 +239,7 @@ impl Receiver {
     /// A proven join for a group of this shard (spec 5.2).
     fn joins(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         admission: &Admission,
         join: &ProvenJoin<'_>,
@@ -264,7 +257,7 @@ impl Receiver {
         let group = self.groups.find_device(&self.hash, sender.key_id, &sender.group);
         let named = group.and_then(|group| self.link_of_id(group, sender.link_id));
         let known =
-            named.and_then(|slot| Some((self.seals.get(slot)?.nonce, self.links.get(slot)?.addr.addr)));
+            named.and_then(|slot| Some((self.seals.get(slot)?.nonce, self.links.get(slot)?.addr().addr)));
         let placement = join.placement(known);
         match placement {
             Placement::Old => return Verdict::Drop(DropReason::Sa1Old),
@@ -323,7 +316,7 @@ impl Receiver {
     /// The group a join is for, opened if need be.
     fn group_to_join(
         &mut self,
-        now: Instant,
+        now: Time,
         (ip, at): (IpAddr, Option<u32>),
         group: Option<u32>,
         sender: &SenderHalf,
@@ -354,7 +347,7 @@ impl Receiver {
     /// anew. `at`, the link at the joining address, does not count as live.
     fn has_quota(
         &mut self,
-        now: Instant,
+        now: Time,
         (device, rules): (u32, &DeviceRules),
         at: Option<u32>,
         out: &mut Actions,
@@ -402,7 +395,7 @@ impl Receiver {
     /// joining address, `at`, is about to leave.
     fn slot_to_join(
         &mut self,
-        now: Instant,
+        now: Time,
         group: u32,
         at: Option<u32>,
         rules: &DeviceRules,
@@ -433,7 +426,7 @@ impl Receiver {
     }
 
     /// Gives a link the keys of its join. With `keep_old` those it had stay good for a moment.
-    fn set_keys(&mut self, now: Instant, slot: u32, join: &ProvenJoin<'_>, keep_old: bool) {
+    fn set_keys(&mut self, now: Time, slot: u32, join: &ProvenJoin<'_>, keep_old: bool) {
         let claims = join.claims();
         let agreed = (claims.sender.link_id, claims.nonce, claims.accepted);
         self.seals.set(slot, now, agreed, &join.link_keys(), keep_old);
@@ -443,12 +436,12 @@ impl Receiver {
     }
 
     /// M4.
-    fn confirm(&mut self, now: Instant, slot: u32, join: &ProvenJoin<'_>, out: &mut Actions) -> Verdict {
+    fn confirm(&mut self, now: Time, slot: u32, join: &ProvenJoin<'_>, out: &mut Actions) -> Verdict {
         let packet = join.confirm(u16::from(self.links.index_of(slot)));
         self.links.heard(slot, now, crate::wire::REG_LEN);
         if let Some(link) = self.links.get_mut(slot) {
             link.spend(packet.len());
-            reply(link.addr, &packet, out);
+            reply(link.addr(), &packet, out);
         }
         self.counters.sa1_confirmed += 1;
         Verdict::Consumed

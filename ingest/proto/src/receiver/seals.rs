@@ -1,17 +1,19 @@
 //! What a device's link has beside a stock link: its number, its newest nonce, and the keys of its trailers.
 //!
-//! A table beside the links, so that the record every packet touches stays small. Promises: sized at creation, but for the
-//! keys of SRT packets, 3 KB for each link that has agreed on them, taken when it joins; a trailer is taken once; after new
+//! A table beside the links, so that the record every packet touches stays small and stock senders pay nothing for it.
+//! Promises: memory is taken only when a device's link joins, for each of the places its group has, so it is bounded by their
+//! number, and 3 KB more for each link that has agreed on the keys of SRT packets; a trailer is taken once; after new
 //! keys the old ones are good for what was on its way, and no longer; keys of SRT packets that were in use are never in use
 //! again.
 
 use super::DropReason;
 use super::bucket::{Bucket, Rate};
+use super::time::Time;
 use bondgate_auth::sa1::data::{DataOpener, DataSealer, SEALED_DATA_LEN_MAX};
 use bondgate_auth::sa1::keys::LinkKeys;
 use bondgate_auth::sa1::trailer::{Opener, SEALED_LEN_MAX, Sealer, TRAILER_LEN, TrailerError};
 use bondgate_auth::sa1::{COOKIE_AGE_MS_MAX, Flags, Nonce};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long packets under the keys before are taken.
 const OLD_KEYS_GOOD: Duration = Duration::from_secs(2);
@@ -37,12 +39,12 @@ pub(super) struct Seal {
 struct Before {
     opener: Opener,
     data: Option<Box<(DataSealer, DataOpener)>>,
-    until: Instant,
+    until: Time,
 }
 
 impl Seal {
     /// The keys before, as long as they are good.
-    fn before_at(&mut self, now: Instant) -> Option<&mut Before> {
+    fn before_at(&mut self, now: Time) -> Option<&mut Before> {
         self.before = self.before.take().filter(|before| now < before.until);
         self.before.as_mut()
     }
@@ -98,36 +100,55 @@ impl Retired {
     }
 }
 
+/// The places of a group's links; none if it never had a device's. A place keeps its memory once it has some.
+type Places = Box<[Option<Box<Option<Seal>>>]>;
+
 /// See the module's comment.
 pub(super) struct Seals {
-    slots: Box<[Option<Seal>]>,
+    groups: Box<[Places]>,
+    per_group: usize,
     retired: Retired,
 }
 
 impl Seals {
-    /// One place per link slot.
-    pub(super) fn new(slots: usize) -> Self {
+    /// One place per link slot, `per_group` of them in each group.
+    pub(super) fn new(groups: usize, per_group: usize) -> Self {
         let retired = Retired { nonces: Vec::with_capacity(RETIRED_MAX), floor: Nonce([0; 16]) };
-        Self { slots: (0..slots).map(|_| None).collect(), retired }
+        Self { groups: (0..groups).map(|_| Box::default()).collect(), per_group, retired }
     }
 
     /// The seal of a link; stock links have none.
     pub(super) fn get(&self, slot: u32) -> Option<&Seal> {
-        self.slots.get(slot as usize)?.as_ref()
+        let slot = slot as usize;
+        self.groups.get(slot / self.per_group)?.get(slot % self.per_group)?.as_deref()?.as_ref()
+    }
+
+    fn get_mut(&mut self, slot: u32) -> Option<&mut Seal> {
+        self.place(slot)?.as_mut()
+    }
+
+    fn place(&mut self, slot: u32) -> Option<&mut Option<Seal>> {
+        let slot = slot as usize;
+        self.groups.get_mut(slot / self.per_group)?.get_mut(slot % self.per_group)?.as_deref_mut()
     }
 
     /// Gives a link its keys. With `keep_old` the keys it had stay good for a moment.
     pub(super) fn set(
         &mut self,
         slot: u32,
-        now: Instant,
+        now: Time,
         (link_id, nonce, accepted): (u32, Nonce, Flags),
         keys: &LinkKeys,
         keep_old: bool,
     ) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(places) = self.groups.get_mut(slot as usize / self.per_group) else { return };
+        if places.is_empty() {
+            *places = (0..self.per_group).map(|_| None).collect();
+        }
+        let Some(place) = places.get_mut(slot as usize % self.per_group) else { return };
+        let place = place.get_or_insert_default();
         let (sealer, opener) = keys.receiver_ends();
-        if let Some(old) = place.as_ref().filter(|old| old.data.is_some()) {
+        if let Some(old) = place.as_ref().as_ref().filter(|old| old.data.is_some()) {
             self.retired.add(old.nonce);
         }
         let data = accepted.contains(Flags::DATA_MAC).then(|| Box::new(keys.receiver_data_ends()));
@@ -136,13 +157,13 @@ impl Seals {
             data: seal.data,
             until: now + OLD_KEYS_GOOD,
         });
-        let macs = Bucket::full(MACS, now);
-        *place = Some(Seal { link_id, nonce, accepted, sealer, opener, data, before, macs });
+        let macs = Bucket::full(now);
+        **place = Some(Seal { link_id, nonce, accepted, sealer, opener, data, before, macs });
     }
 
     /// The link is gone.
     pub(super) fn clear(&mut self, slot: u32) {
-        let gone = self.slots.get_mut(slot as usize).and_then(Option::take);
+        let gone = self.place(slot).and_then(Option::take);
         if let Some(gone) = gone.filter(|gone| gone.data.is_some()) {
             self.retired.add(gone.nonce);
         }
@@ -160,10 +181,10 @@ impl Seals {
     pub(super) fn open<'a>(
         &mut self,
         slot: u32,
-        now: Instant,
+        now: Time,
         sealed: &'a [u8],
     ) -> Result<&'a [u8], DropReason> {
-        let seal = self.slots.get_mut(slot as usize).and_then(Option::as_mut).ok_or(DropReason::NotMember)?;
+        let seal = self.get_mut(slot).ok_or(DropReason::NotMember)?;
         if !seal.macs.take(MACS, now) {
             return Err(DropReason::TrailerBudget);
         }
@@ -187,10 +208,10 @@ impl Seals {
     pub(super) fn open_data<'a>(
         &mut self,
         slot: u32,
-        now: Instant,
+        now: Time,
         sealed: &'a [u8],
     ) -> Result<&'a [u8], DropReason> {
-        let seal = self.slots.get_mut(slot as usize).and_then(Option::as_mut).ok_or(DropReason::NotMember)?;
+        let seal = self.get_mut(slot).ok_or(DropReason::NotMember)?;
         let (_, opener) = seal.data.as_deref_mut().ok_or(DropReason::TrailerShape)?;
         let error = match opener.open(sealed) {
             Ok(packet) => return Ok(packet),
@@ -214,7 +235,7 @@ impl Seals {
 
     /// Puts this link's trailer behind an SRT packet.
     pub(super) fn seal_data<'a>(&mut self, slot: u32, copy: &'a mut SealedCopy) -> Option<&'a [u8]> {
-        let (sealer, _) = self.slots.get_mut(slot as usize)?.as_mut()?.data.as_deref_mut()?;
+        let (sealer, _) = self.get_mut(slot)?.data.as_deref_mut()?;
         let sealed = copy.bytes.get_mut(..copy.len)?;
         sealer.seal(sealed).then_some(sealed)
     }
@@ -231,7 +252,7 @@ impl Seals {
 
     /// The packet with a trailer of the newest keys, and its length; `None` when these keys are used up.
     pub(super) fn seal(&mut self, slot: u32, packet: &[u8]) -> Option<([u8; SEALED_LEN_MAX], usize)> {
-        self.slots.get_mut(slot as usize)?.as_mut()?.sealer.seal(packet)
+        self.get_mut(slot)?.sealer.seal(packet)
     }
 }
 

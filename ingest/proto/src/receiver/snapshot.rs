@@ -3,10 +3,11 @@
 
 use super::Receiver;
 use super::groups::{Group, Stage};
+use super::time::Time;
 use crate::wire::Telemetry;
 use crate::{GroupKey, LinkAddr, LinkKey};
 use bondgate_auth::sa1::KeyId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A group as it was at the time of the snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,7 +75,7 @@ pub struct LinkSnapshot {
 #[derive(Clone, Copy)]
 pub struct GroupView<'a> {
     receiver: &'a Receiver,
-    now: Instant,
+    now: Time,
     slot: u32,
     /// The group.
     pub key: GroupKey,
@@ -98,7 +99,7 @@ pub struct LinkView {
 }
 
 impl<'a> GroupView<'a> {
-    pub(super) fn new(receiver: &'a Receiver, now: Instant, slot: u32, group: &Group) -> Self {
+    pub(super) fn new(receiver: &'a Receiver, now: Time, slot: u32, group: &Group) -> Self {
         let is_on_probation = matches!(group.stage, Stage::Probation(_));
         Self { receiver, now, slot, key: receiver.groups.key(slot), is_on_probation }
     }
@@ -108,7 +109,7 @@ impl<'a> GroupView<'a> {
         let Self { receiver, now, slot, .. } = self;
         receiver.links.of_group(slot).map(move |(slot, link)| LinkView {
             index: receiver.links.index_of(slot),
-            addr: link.addr,
+            addr: link.addr(),
             received_packets: link.received_packets,
             received_bytes: link.received_bytes,
             is_live: link.is_live(now, receiver.config.link_live),
@@ -116,22 +117,22 @@ impl<'a> GroupView<'a> {
     }
 }
 
-pub(super) fn of(now: Instant, receiver: &Receiver, slot: u32, group: &Group) -> GroupSnapshot {
-    let since = |then| now.saturating_duration_since(then);
+pub(super) fn of(now: Time, receiver: &Receiver, slot: u32, group: &Group) -> GroupSnapshot {
+    let since = |then| now.since(then);
     let links = receiver.links.of_group(slot).map(|(link_slot, link)| LinkSnapshot {
         key: receiver.links.key(link_slot),
         index: receiver.links.index_of(link_slot),
-        addr: link.addr,
+        addr: link.addr(),
         age: since(link.joined_at),
         silent: since(link.heard_at),
         is_live: link.is_live(now, receiver.config.link_live),
-        is_on_probation: link.probation.is_some(),
+        is_on_probation: link.is_on_probation(),
         is_newest_source: group.newest_source == Some(link_slot),
         received_packets: link.received_packets,
         received_bytes: link.received_bytes,
         sent_packets: link.sent_packets,
         sent_bytes: link.sent_bytes,
-        telemetry: link.telemetry,
+        telemetry: link.telemetry(),
     });
     GroupSnapshot {
         key: receiver.groups.key(slot),

@@ -63,13 +63,6 @@ impl Index {
         self.candidates(hash).map(|(_, slot)| slot).find(|&slot| matches(slot))
     }
 
-    /// The slot under `hash` that `matches`, unless a second one does too.
-    pub(super) fn get_unique(&self, hash: u32, matches: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut found = self.candidates(hash).map(|(_, slot)| slot).filter(|&slot| matches(slot));
-        let slot = found.next()?;
-        found.next().is_none().then_some(slot)
-    }
-
     /// All slots under `hash`, those of other keys with the same hash included.
     pub(super) fn all(&self, hash: u32) -> impl Iterator<Item = u32> + '_ {
         self.candidates(hash).map(|(_, slot)| slot)
@@ -153,9 +146,6 @@ mod tests {
                         let there = oracle.contains(&(hash, slot));
                         prop_assert_eq!(index.get(hash, |candidate| candidate == slot).is_some(), there);
                     }
-                    let only: Vec<u32> = oracle.iter().filter(|pair| pair.0 == hash).map(|pair| pair.1).collect();
-                    let unique = if only.len() == 1 { Some(only[0]) } else { None };
-                    prop_assert_eq!(index.get_unique(hash, |_| true), unique);
                 }
             }
         }

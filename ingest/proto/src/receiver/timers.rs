@@ -4,33 +4,29 @@
 //! list per class is a complete timer: arming, disarming and asking for the next deadline are O(1). Promises: no
 //! allocation after creation, deadlines within a class never go backwards even if the caller's clock does.
 
-use std::time::{Duration, Instant};
+use super::time::Time;
+use std::time::Duration;
 
-const NONE: u32 = u32::MAX;
-
-#[derive(Clone, Copy)]
-struct Node {
-    deadline: Option<Instant>,
-    previous: u32,
-    next: u32,
-}
+/// A deadline in nanoseconds, and the slots before and after it, each plus one; 0 is none. An array of these is all zeros,
+/// which the system gives without the memory behind it: slots that never have a deadline take none.
+type Node = (u64, u32, u32);
 
 /// One class of deadlines over the slots `0..slots`, at most one per slot.
 pub(super) struct Deadlines {
     duration: Duration,
     nodes: Box<[Node]>,
+    /// First and last slot, each plus one.
     head: u32,
     tail: u32,
 }
 
 impl Deadlines {
     pub(super) fn new(duration: Duration, slots: usize) -> Self {
-        let idle = Node { deadline: None, previous: NONE, next: NONE };
-        Self { duration, nodes: vec![idle; slots].into_boxed_slice(), head: NONE, tail: NONE }
+        Self { duration, nodes: vec![(0, 0, 0); slots].into_boxed_slice(), head: 0, tail: 0 }
     }
 
     /// Sets `slot`'s deadline to `now` plus the class's duration, replacing an earlier one.
-    pub(super) fn arm(&mut self, slot: u32, now: Instant) {
+    pub(super) fn arm(&mut self, slot: u32, now: Time) {
         self.disarm(slot);
         let mut deadline = now + self.duration;
         if let Some(last) = self.at(self.tail) {
@@ -38,27 +34,28 @@ impl Deadlines {
         }
         let tail = self.tail;
         let Some(node) = self.nodes.get_mut(slot as usize) else { return };
-        *node = Node { deadline: Some(deadline), previous: tail, next: NONE };
-        match self.nodes.get_mut(tail as usize) {
-            Some(last) => last.next = slot,
-            None => self.head = slot,
+        *node = (deadline.ns(), tail, 0);
+        match self.node(tail) {
+            Some((.., next)) => *next = slot + 1,
+            None => self.head = slot + 1,
         }
-        self.tail = slot;
+        self.tail = slot + 1;
     }
 
     /// Forgets `slot`'s deadline, if it has one.
     pub(super) fn disarm(&mut self, slot: u32) {
-        let Some(node) = self.nodes.get_mut(slot as usize) else { return };
-        if node.deadline.take().is_none() {
+        let Some((deadline, previous, next)) = self.nodes.get_mut(slot as usize) else { return };
+        if *deadline == 0 {
             return;
         }
-        let Node { previous, next, .. } = *node;
-        match self.nodes.get_mut(previous as usize) {
-            Some(node) => node.next = next,
+        *deadline = 0;
+        let (previous, next) = (*previous, *next);
+        match self.node(previous) {
+            Some((.., after)) => *after = next,
             None => self.head = next,
         }
-        match self.nodes.get_mut(next as usize) {
-            Some(node) => node.previous = previous,
+        match self.node(next) {
+            Some((_, before, _)) => *before = previous,
             None => self.tail = previous,
         }
     }
@@ -66,28 +63,33 @@ impl Deadlines {
     /// `slot` has a deadline.
     #[cfg(test)]
     pub(super) fn is_armed(&self, slot: u32) -> bool {
-        self.at(slot).is_some()
+        self.at(slot + 1).is_some()
     }
 
     /// The earliest deadline.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Time> {
         self.at(self.head)
     }
 
     /// The slot armed longest ago.
     pub(super) fn oldest(&self) -> Option<u32> {
-        (self.head != NONE).then_some(self.head)
+        self.head.checked_sub(1)
     }
 
     /// Takes one slot whose deadline is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<u32> {
+    pub(super) fn pop_due(&mut self, now: Time) -> Option<u32> {
         let slot = self.oldest().filter(|_| self.next().is_some_and(|deadline| deadline <= now))?;
         self.disarm(slot);
         Some(slot)
     }
 
-    fn at(&self, slot: u32) -> Option<Instant> {
-        self.nodes.get(slot as usize).and_then(|node| node.deadline)
+    /// The node of a slot, given plus one.
+    fn node(&mut self, place: u32) -> Option<&mut Node> {
+        self.nodes.get_mut(place.checked_sub(1)? as usize)
+    }
+
+    fn at(&self, place: u32) -> Option<Time> {
+        Time::from_ns(self.nodes.get(place.checked_sub(1)? as usize)?.0)
     }
 }
 
@@ -99,12 +101,12 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_sorted_vec(ops in prop::collection::vec((0u8..4, 0u32..8, 0u64..40), 0..300)) {
-            let start = Instant::now();
+            let start = Time::any();
             let mut now = start;
             let mut timers = Deadlines::new(Duration::from_millis(50), 8);
-            let mut oracle: Vec<(Instant, u32)> = Vec::new();
+            let mut oracle: Vec<(Time, u32)> = Vec::new();
             for (op, slot, step) in ops {
-                now += Duration::from_millis(step);
+                now = now + Duration::from_millis(step);
                 match op {
                     0 | 1 => {
                         timers.arm(slot, now);
@@ -134,10 +136,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_keeps_the_order() {
-        let t0 = Instant::now() + Duration::from_secs(10);
+        let t0 = Time::any() + Duration::from_secs(10);
         let mut timers = Deadlines::new(Duration::from_secs(1), 2);
         timers.arm(0, t0);
-        timers.arm(1, t0.checked_sub(Duration::from_secs(5)).unwrap());
+        timers.arm(1, t0.minus(Duration::from_secs(5)));
         assert_eq!(timers.pop_due(t0 + Duration::from_millis(999)), None);
         assert_eq!(timers.pop_due(t0 + Duration::from_secs(1)), Some(0));
         assert_eq!(timers.pop_due(t0 + Duration::from_secs(1)), Some(1));

@@ -3,6 +3,7 @@
 use super::groups::Stage;
 use super::members::Joining;
 use super::session::Opening;
+use super::time::Time;
 use super::{Action, Actions, DropReason, LeaveReason, Notice, Receiver, Verdict};
 use crate::LinkAddr;
 use crate::wire::{
@@ -10,31 +11,26 @@ use crate::wire::{
     PacketType, SHUTDOWN_LEN, emit_ack, emit_shutdown,
 };
 use bondgate_auth::sa1::trailer::SEALED_LEN_MAX;
-use std::time::Instant;
 
 /// Length of the longest SRTLA ACK without a trailer.
 const ACK_LEN_MAX: usize = ACK_HEADER_LEN + 4 * super::ACK_EVERY_MAX as usize;
 
 impl Receiver {
-    pub(super) fn uplink(
-        &mut self,
-        now: Instant,
-        from: LinkAddr,
-        bytes: &[u8],
-        out: &mut Actions,
-    ) -> Verdict {
+    pub(super) fn uplink(&mut self, now: Time, from: LinkAddr, bytes: &[u8], out: &mut Actions) -> Verdict {
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Verdict::Drop(DropReason::Oversize);
         }
-        let (hash, link) = self.links.hash_and_find(from, &self.hash);
+        let found = self.links.find_or_hash(from, &self.hash);
         let datagram = wire::classify(bytes);
         if let Datagram::Srtla(packet) = datagram
             && matches!(packet.kind(), PacketType::Reg1 | PacketType::Reg2)
         {
+            let hash = found.err().unwrap_or_else(|| self.hash.of(&from.octets()));
             return self.register(now, (from, hash), &packet, out);
         }
-        let Some(link) = link else {
-            return self.stranger(now, (from, hash), &datagram, out);
+        let link = match found {
+            Ok(link) => link,
+            Err(hash) => return self.stranger(now, (from, hash), &datagram, out),
         };
         self.counters.on_owner += 1;
         // Whatever comes from a stock link's address earns credit and keeps the link alive: that is all it can show. A
@@ -73,7 +69,7 @@ impl Receiver {
     /// An address that is no member's: a link of another shard, or a link whose address was changed by a NAT.
     fn stranger(
         &mut self,
-        now: Instant,
+        now: Time,
         (from, hash): (LinkAddr, u32),
         datagram: &Datagram<'_>,
         out: &mut Actions,
@@ -97,13 +93,7 @@ impl Receiver {
     /// Follows a link to a new address: SRT data whose socket ID names exactly one group and whose sequence number is
     /// near that group's newest becomes a link on probation. It may push out a dead link, never a live one. Links of
     /// devices register anew instead.
-    fn adopt(
-        &mut self,
-        now: Instant,
-        from: (LinkAddr, u32),
-        data: &Data<'_>,
-        out: &mut Actions,
-    ) -> Option<u32> {
+    fn adopt(&mut self, now: Time, from: (LinkAddr, u32), data: &Data<'_>, out: &mut Actions) -> Option<u32> {
         let ip = from.0.ip();
         if !self.config.roaming || !self.admission.admits_stock(ip) || self.bar(now, ip, false).is_some() {
             return None;
@@ -131,7 +121,7 @@ impl Receiver {
     }
 
     /// SRT data from a member.
-    fn srt_data(&mut self, now: Instant, link_slot: u32, data: &Data<'_>, out: &mut Actions) -> Verdict {
+    fn srt_data(&mut self, now: Time, link_slot: u32, data: &Data<'_>, out: &mut Actions) -> Verdict {
         let group_slot = self.links.group_of(link_slot);
         let (Some(link), Some(group)) = (self.links.get_mut(link_slot), self.groups.get_mut(group_slot))
         else {
@@ -146,15 +136,9 @@ impl Receiver {
             return Verdict::Drop(DropReason::ForeignSocket);
         }
         let server_id = group.session.server_id;
-        let plausible = group.session.follow_data(data, self.config.seq_window, link.probation.is_none());
-        if plausible {
-            match &mut link.probation {
-                Some(packets) if *packets < self.config.probation_packets => *packets += 1,
-                _ => {
-                    link.probation = None;
-                    group.newest_source = Some(link_slot);
-                }
-            }
+        let plausible = group.session.follow_data(data, self.config.seq_window, !link.is_on_probation());
+        if plausible && link.proves_itself(self.config.probation_packets) {
+            group.newest_source = Some(link_slot);
         }
         if !group.carried_data {
             self.groups.carries_data(group_slot);
@@ -178,7 +162,7 @@ impl Receiver {
     /// SRT control from a member.
     fn srt_control(
         &mut self,
-        now: Instant,
+        now: Time,
         link_slot: u32,
         control: &Control<'_>,
         out: &mut Actions,
@@ -201,7 +185,7 @@ impl Receiver {
         if !group.session.admits_uplink(control.dest_socket_id(), is_handshake) {
             return Verdict::Drop(DropReason::ForeignSocket);
         }
-        if link.probation.is_none() {
+        if !link.is_on_probation() {
             if group.session.accepts_control(control) {
                 group.newest_source = Some(link_slot);
             }
@@ -222,7 +206,7 @@ impl Receiver {
         out: &mut Actions,
     ) {
         self.groups.reindex(&self.hash, group_slot);
-        for (_, link, _) in self.links.of_group_mut(group_slot) {
+        for (_, link) in self.links.of_group_mut(group_slot) {
             link.clear_unacked();
         }
         let group = self.groups.key(group_slot);
@@ -237,7 +221,7 @@ impl Receiver {
     /// Books an SRT packet and passes it on.
     fn srt_forward(
         &mut self,
-        now: Instant,
+        now: Time,
         link_slot: u32,
         group_slot: u32,
         len: usize,
@@ -259,7 +243,7 @@ impl Receiver {
     }
 
     /// A keepalive goes back as it came, or with our own trailer. Everything else of SRTLA has no business here.
-    fn srtla(&mut self, now: Instant, link_slot: u32, packet: &Packet<'_>, out: &mut Actions) -> Verdict {
+    fn srtla(&mut self, now: Time, link_slot: u32, packet: &Packet<'_>, out: &mut Actions) -> Verdict {
         if packet.kind() != PacketType::Keepalive {
             return Verdict::Drop(DropReason::UnexpectedSrtla);
         }
@@ -278,13 +262,7 @@ impl Receiver {
         Verdict::ToLink(self.links.key(link_slot))
     }
 
-    fn sealed_keepalive(
-        &mut self,
-        now: Instant,
-        link_slot: u32,
-        sealed: &[u8],
-        out: &mut Actions,
-    ) -> Verdict {
+    fn sealed_keepalive(&mut self, now: Time, link_slot: u32, sealed: &[u8], out: &mut Actions) -> Verdict {
         if !out.has_room(1, SEALED_LEN_MAX) {
             return Verdict::Drop(DropReason::ActionsFull);
         }
@@ -301,7 +279,7 @@ impl Receiver {
         if let Some(link) = self.links.get(link_slot)
             && let Some((echo, len)) = self.seals.seal(link_slot, plain)
         {
-            reply(link.addr, &echo[..len], out);
+            reply(link.addr(), &echo[..len], out);
         }
         Verdict::Consumed
     }
@@ -309,7 +287,7 @@ impl Receiver {
     /// Takes a keepalive and books its echo of `len` bytes.
     fn keepalive(
         &mut self,
-        now: Instant,
+        now: Time,
         link_slot: u32,
         keepalive: &Keepalive,
         len: usize,
@@ -321,7 +299,7 @@ impl Receiver {
             return Err(DropReason::KeepaliveBudget);
         }
         if let Keepalive::Extended { telemetry, .. } = keepalive {
-            link.telemetry = Some(*telemetry);
+            link.set_telemetry(*telemetry);
         }
         if link.spend(len) { Ok(()) } else { Err(DropReason::NoCredit) }
     }
@@ -329,7 +307,7 @@ impl Receiver {
     /// Sends the SRTLA ACK for what a link has collected.
     fn send_ack(&mut self, link_slot: u32, out: &mut Actions) {
         let Some(link) = self.links.get_mut(link_slot) else { return };
-        let (to, mut ack) = (link.addr, [0; ACK_LEN_MAX]);
+        let (to, mut ack) = (link.addr(), [0; ACK_LEN_MAX]);
         let len = emit_ack(link.unacked(), &mut ack).map_or(0, <[u8]>::len);
         let wanted = !link.unacked().is_empty() && link.spend_on_traffic(len);
         link.clear_unacked();
@@ -346,7 +324,7 @@ impl Receiver {
     }
 
     /// Sends the partial SRTLA ACKs that are due.
-    pub(super) fn flush_acks(&mut self, now: Instant, out: &mut Actions) {
+    pub(super) fn flush_acks(&mut self, now: Time, out: &mut Actions) {
         while self.has_room(out)
             && let Some(slot) = self.links.ack_flush.pop_due(now)
         {
