@@ -1,8 +1,8 @@
 //! What a device's link has beside a stock link: its number, its newest nonce, and the keys of its trailers.
 //!
 //! A table beside the links, so that the record every packet touches stays small and stock senders pay nothing for it.
-//! Promises: memory is taken only when a device's link joins, for each of the places its group has, so it is bounded by their
-//! number, and 3 KB more for each link that has agreed on the keys of SRT packets; a trailer is taken once; after new
+//! Promises: a place for a link takes memory when a device's first link joins there, and keeps it, and 3 KB more while its link
+//! has agreed on keys of SRT packets, so that all is bounded by the number of places; a trailer is taken once; after new
 //! keys the old ones are good for what was on its way, and no longer; keys of SRT packets that were in use are never in use
 //! again.
 
