@@ -1,7 +1,11 @@
-//! Groups and their links, in plain vectors that are searched from front to back.
+//! Groups and their links, in lists that are searched from front to back, as the classic receivers do.
+//!
+//! The links are nodes of their own on the heap, which is what a search through many of them costs: with 195 groups of eight links
+//! one search reads 780 of them on average.
 //!
 //! Promise: never more groups and links than it was told.
 
+use std::collections::LinkedList;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -51,7 +55,7 @@ pub struct Group {
     id: [u8; 256],
     opened_at: Instant,
     /// Its links.
-    pub links: Vec<Link>,
+    pub links: LinkedList<Link>,
     /// The link that last carried registration or SRT.
     pub last_from: SocketAddr,
     /// The socket to the SRT server, once there was something to send.
@@ -72,7 +76,7 @@ pub enum Join {
 /// All groups. A group keeps its place for life, because epoll names its socket by it.
 #[derive(Debug)]
 pub struct Groups {
-    groups: Vec<Option<Group>>,
+    groups: Vec<Option<Box<Group>>>,
     links_max: usize,
 }
 
@@ -93,7 +97,8 @@ impl Groups {
         for byte in full.iter_mut().skip(128) {
             *byte = fastrand::u8(..);
         }
-        *place = Some(Group { id: full, opened_at: now, links: Vec::new(), last_from: from, server: None });
+        let links = LinkedList::new();
+        *place = Some(Box::new(Group { id: full, opened_at: now, links, last_from: from, server: None }));
         Some(full)
     }
 
@@ -110,7 +115,12 @@ impl Groups {
             Some(_) => {}
             None if group.links.len() >= links_max => return Join::Refused,
             None => {
-                group.links.push(Link { addr: from, heard_at: now, unacked: [0; ACK_EVERY], unacked_len: 0 });
+                group.links.push_front(Link {
+                    addr: from,
+                    heard_at: now,
+                    unacked: [0; ACK_EVERY],
+                    unacked_len: 0,
+                });
             }
         }
         group.last_from = from;
@@ -127,14 +137,15 @@ impl Groups {
 
     /// The group at a place.
     pub fn get_mut(&mut self, place: usize) -> Option<&mut Group> {
-        self.groups.get_mut(place)?.as_mut()
+        self.groups.get_mut(place)?.as_deref_mut()
     }
 
     /// Removes silent links and empty groups.
     pub fn cleanup(&mut self, now: Instant) {
         for place in &mut self.groups {
             let Some(group) = place else { continue };
-            group.links.retain(|link| now.duration_since(link.heard_at) < TIMEOUT);
+            let links = std::mem::take(&mut group.links).into_iter();
+            group.links = links.filter(|link| now.duration_since(link.heard_at) < TIMEOUT).collect();
             if group.links.is_empty() && now.duration_since(group.opened_at) > TIMEOUT {
                 *place = None;
             }
