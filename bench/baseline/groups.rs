@@ -55,6 +55,7 @@ pub struct Group {
     id: [u8; 256],
     opened_at: Instant,
     /// Its links.
+    #[expect(clippy::linkedlist, reason = "what the classic receivers have")]
     pub links: LinkedList<Link>,
     /// The link that last carried registration or SRT.
     pub last_from: SocketAddr,

@@ -76,8 +76,8 @@ pub struct IoCounters {
     pub rx_gro_datagrams: u64,
     /// Datagrams longer than a buffer, discarded.
     pub rx_truncated: u64,
-    /// Datagrams the kernel discarded because a socket's receive queue was full (`SO_RXQ_OVFL`). The kernel tells
-    /// with the next datagram that it could queue.
+    /// Datagrams the kernel discarded because a socket's receive queue was full. Of listeners this
+    /// is read every 100 ms ([`crate::Backend::note_time`]); for others the kernel tells with the next datagram that it could queue.
     pub rx_kernel_drops: u64,
     /// Times that no free receive buffer was left; the datagrams wait in the socket's queue.
     pub rx_no_buffers: u64,

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::pace::GroPolicy;
 use crate::sys::{self, Family};
-use crate::{Role, SocketId};
+use crate::{IoCounters, Role, SocketId};
 
 /// A socket and what is remembered about it. `T` is the backend's own part.
 #[derive(Debug)]
@@ -59,6 +59,18 @@ impl<T> Slots<T> {
         }
     }
 
+    /// Counts what listeners have dropped since the last look. Other sockets tell with the datagrams they receive, which costs a
+    /// little for each.
+    pub(crate) fn look_at_drops(&mut self, counters: &mut IoCounters) {
+        for &index in &self.listeners {
+            if let Some(slot) = self.table.get_mut(index as usize).and_then(Option::as_mut)
+                && let Some(total) = sys::queue_drops(slot.fd())
+            {
+                counters.rx_kernel_drops += slot.note_kernel_drops(total);
+            }
+        }
+    }
+
     /// Prepares a socket (non-blocking, drop counter) and gives it a slot, the one longest unused.
     pub(crate) fn insert(
         &mut self,
@@ -69,8 +81,10 @@ impl<T> Slots<T> {
     ) -> io::Result<SocketId> {
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
-        // Only a counter; where it does not exist the count stays 0.
-        let _ = sys::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
+        if role != Role::Listener {
+            // Only a counter; where it does not exist the count stays 0.
+            let _ = sys::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
+        }
         let Some(index) = self.free.pop_front() else {
             let text =
                 format!("all {} sockets of this backend are in use (Limits::sockets)", self.table.len());

@@ -204,6 +204,19 @@ pub(crate) fn queue_is_empty(fd: RawFd) -> bool {
     result == 0 && bytes == 0
 }
 
+/// Datagrams that a socket has dropped so far because its queue was full, modulo 2^32 (`SO_MEMINFO`, Linux 4.12). `None` if the
+/// kernel does not say.
+pub(crate) fn queue_drops(fd: RawFd) -> Option<u32> {
+    let mut words = [0_u32; 16];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, to a live local array of that size, and its length to a live local.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut len)
+    };
+    let at = libc::SK_MEMINFO_DROPS as usize;
+    (result == 0 && len as usize >= (at + 1) * size_of::<u32>()).then(|| words[at])
+}
+
 /// Sends one message, never waiting. Returns the number of bytes accepted.
 ///
 /// # Safety

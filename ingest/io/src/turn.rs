@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::group::{Grouper, Plan, Run, SEGMENTS_MAX};
 use crate::pace::Linger;
@@ -23,6 +23,8 @@ const BIG_BYTES: usize = 65_536 + 256;
 pub(crate) const MERGED_MAX: usize = 128;
 /// Merged receives begun before the turn's bound on datagrams is looked at again.
 pub(crate) const MERGED_RECEIVES_MAX: usize = 16;
+/// Pause between two looks at what listeners have dropped.
+const DROPS_EVERY: Duration = Duration::from_millis(100);
 /// Errors kept for `next_error`.
 const ERRORS_MAX: usize = 1024;
 
@@ -95,6 +97,7 @@ pub(crate) struct Turn {
     pub counters: IoCounters,
     pub linger: Linger,
     pub gro: Gro,
+    looked_at_drops: Option<Instant>,
     /// A turn has begun and was not flushed.
     pub open: bool,
 }
@@ -128,6 +131,7 @@ impl Turn {
             counters: IoCounters::default(),
             linger: Linger::new(limits.linger_us_max),
             gro: limits.gro,
+            looked_at_drops: None,
             open: false,
         })
     }
@@ -195,9 +199,14 @@ impl Turn {
         self.received.len()
     }
 
-    /// The caller's reading of the clock after `begun`.
-    pub(crate) fn note_time(&mut self, now: Instant) {
+    /// The caller's reading of the clock after `begun`. Whether it is time to look at what listeners have dropped.
+    pub(crate) fn note_time(&mut self, now: Instant) -> bool {
         self.linger.observe(now, self.received.len());
+        let is_due = self.looked_at_drops.is_none_or(|at| now.saturating_duration_since(at) >= DROPS_EVERY);
+        if is_due {
+            self.looked_at_drops = Some(now);
+        }
+        is_due
     }
 
     pub(crate) fn datagram(&self, index: usize) -> Datagram<'_> {

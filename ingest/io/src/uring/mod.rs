@@ -618,7 +618,9 @@ impl Backend for Uring {
     }
 
     fn note_time(&mut self, now: Instant) {
-        self.turn.note_time(now);
+        if self.turn.note_time(now) {
+            self.slots.look_at_drops(&mut self.turn.counters);
+        }
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
