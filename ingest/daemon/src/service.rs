@@ -337,7 +337,7 @@ impl ShardStart {
             OutputMode::Relay => 8,
             OutputMode::Forward => config.srtla.groups_max + 8,
         };
-        let limits = Limits { sockets, ..Limits::default() };
+        let limits = Limits { sockets, linger_us_max: config.runtime.linger_us, ..Limits::default() };
         let (backend, reason) = bondgate_io::open(backend_choice(config.runtime.backend), &limits)
             .context("no packet backend works here; try runtime.backend = \"mmsg\"")?;
         let links_max = config.srtla.groups_max * config.srtla.links_per_group_max;

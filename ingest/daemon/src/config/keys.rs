@@ -36,6 +36,7 @@ pub static KEYS: &[Key] = &[
     text("runtime.steering", |c| &mut c.runtime.steering),
     text("runtime.state_dir", |c| &mut c.runtime.state_dir),
     number("runtime.socket_buffer_bytes", (65_536, 1 << 30), |c| &mut c.runtime.socket_buffer_bytes),
+    number("runtime.linger_us", (0, 1000), |c| &mut c.runtime.linger_us),
     text("srtla.listen", |c| &mut c.srtla.listen),
     number("srtla.groups_max", (1, 65_535), |c| &mut c.srtla.groups_max),
     number("srtla.links_per_group_max", (1, 64), |c| &mut c.srtla.links_per_group_max),

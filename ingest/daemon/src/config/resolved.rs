@@ -76,6 +76,8 @@ pub struct Runtime {
     pub state_dir: Option<PathBuf>,
     /// Kernel receive buffer asked for each listener, in bytes.
     pub socket_buffer_bytes: usize,
+    /// The longest a shard waits for more datagrams once there is one, in microseconds; 0 never.
+    pub linger_us: u32,
 }
 
 /// How packets enter and leave user space.
@@ -368,6 +370,7 @@ impl Default for Runtime {
             steering: SteeringChoice::Auto,
             state_dir: Some("/var/lib/bondgate".into()),
             socket_buffer_bytes: 8 << 20,
+            linger_us: 300,
         }
     }
 }

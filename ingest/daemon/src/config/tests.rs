@@ -91,6 +91,7 @@ fn effective_values_read_back_as_themselves() {
         "runtime.steering=off",
         "runtime.state_dir=/var/lib/a \"b\"",
         "runtime.socket_buffer_bytes=65536",
+        "runtime.linger_us=0",
         "srtla.listen=127.0.0.1:1",
         "srtla.groups_max=1",
         "srtla.links_per_group_max=2",
