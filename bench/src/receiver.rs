@@ -106,6 +106,7 @@ impl Running {
                 if scenario.auth == Auth::Stock {
                     command.arg("--accept-open-ingest");
                 }
+                command.args(spec.set.iter().flat_map(|setting| ["--set", setting]));
                 command
             }
             "baseline" => {

@@ -65,6 +65,12 @@ pub struct Row {
     pub memory_bytes: Option<u64>,
     /// Growth of the kernel's slabs by the receiver's sockets, in bytes; rough.
     pub slab_bytes: Option<i64>,
+    /// Growth of the receiver's memory per link more, its share of the group included, in bytes.
+    #[serde(default)]
+    pub link_bytes: Option<f64>,
+    /// Growth of the receiver's memory and of the kernel's slabs per group more, its links included, in bytes.
+    #[serde(default)]
+    pub group_bytes: Option<f64>,
     /// SRTLA ACKs that came back to the links, and the numbers in them.
     pub srtla_acks: u64,
     /// See `srtla_acks`.

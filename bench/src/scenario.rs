@@ -86,6 +86,9 @@ pub struct Receiver {
     /// bondgate: `runtime.shards`.
     #[serde(default = "one")]
     pub shards: u32,
+    /// bondgate: more of its configuration, as `section.key=value`.
+    #[serde(default)]
+    pub set: Vec<String>,
 }
 
 fn bondgate() -> String {
@@ -103,7 +106,7 @@ fn one() -> u32 {
 impl Receiver {
     /// bondgate as it is by default.
     pub fn bondgate() -> Self {
-        Self { name: bondgate(), program: bondgate(), backend: auto(), shards: 1 }
+        Self { name: bondgate(), program: bondgate(), backend: auto(), shards: 1, set: Vec::new() }
     }
 
     /// The built-in baseline.
@@ -162,6 +165,10 @@ pub struct Scenario {
     pub egress_gso: bool,
     /// How links send.
     pub senders: SendersKind,
+    /// What comes back to the senders costs the harness's processor its stack, not the receiver's.
+    pub return_stack_apart: bool,
+    /// Measures a quarter of the groups first, to tell what memory grows by with each.
+    pub memory_growth: bool,
     /// How senders register.
     pub auth: Auth,
     /// Groups.
@@ -215,6 +222,8 @@ impl Default for Scenario {
             sink: SinkKind::Count,
             egress_gso: true,
             senders: SendersKind::Sockets,
+            return_stack_apart: false,
+            memory_growth: false,
             auth: Auth::Stock,
             groups: 1,
             links: 3,
@@ -348,6 +357,12 @@ impl Scenario {
             if self.kind == Kind::Search {
                 return Some(("sink", "a search needs \"count\": loss is counted one by one".into()));
             }
+        }
+        if self.return_stack_apart && self.topology != TopologyKind::Veth {
+            return Some(("return_stack_apart", "needs topology = \"veth\"".into()));
+        }
+        if self.memory_growth && self.groups < 4 {
+            return Some(("memory_growth", "a quarter of the groups must be one at least".into()));
         }
         if self.senders == SendersKind::Raw && self.topology != TopologyKind::Veth {
             return Some(("senders", "\"raw\" needs topology = \"veth\"".into()));

@@ -23,6 +23,8 @@ use crate::topology::{Ground, SinkKind};
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(20);
 /// After the last datagram was sent, so long is waited for those still under way.
 const DRAIN: Duration = Duration::from_millis(300);
+/// Length of the measurement with fewer groups: buffers are to be in use as they are with all.
+const GROWTH_MEASURE: Duration = Duration::from_secs(1);
 /// Share of a processor above which it was full.
 const FULL: f64 = 0.93;
 
@@ -78,7 +80,7 @@ struct Trial<'a> {
     storm_begin: Option<Mark>,
 }
 
-/// Makes a trial.
+/// Makes a trial, and a short one before it if memory is to be set beside that of fewer groups.
 ///
 /// # Errors
 /// When the ground cannot be made, the receiver does not come up, or links cannot register.
@@ -87,8 +89,34 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
     if scenario.kind == Kind::Relay {
         return relay::run(plan);
     }
+    if !scenario.memory_growth {
+        return one(plan);
+    }
+    let groups = scenario.groups / 4;
+    let few = Scenario {
+        groups,
+        active_groups: scenario.active_groups.min(groups),
+        memory_growth: false,
+        ..scenario.clone()
+    };
+    let before = one(Plan { scenario: &few, measure: plan.measure.min(GROWTH_MEASURE), ..plan })?;
+    let mut row = one(plan)?;
+    let more = f64::from(scenario.groups - groups);
+    let grown = |row: Option<u64>, before: Option<u64>| Some(row? as f64 - before? as f64);
+    let memory = grown(row.memory_bytes, before.memory_bytes);
+    let slabs = row.slab_bytes.zip(before.slab_bytes).map(|(now, then)| (now - then) as f64);
+    row.link_bytes = memory.map(|memory| memory / more / f64::from(scenario.links));
+    row.group_bytes = memory.zip(slabs).map(|(memory, slabs)| (memory + slabs) / more);
+    Ok(row)
+}
+
+fn one(plan: Plan<'_>) -> Result<Row> {
+    let scenario = plan.scenario;
     let scene = Scene::new("bench")?;
-    let ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso, scenario.senders)?;
+    let mut ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso, scenario.senders)?;
+    if scenario.return_stack_apart {
+        ground.return_stack_apart(HARNESS_CPU)?;
+    }
     let auth = match scenario.auth {
         Auth::Stock => SwarmAuth::Stock,
         Auth::Sa1 => {

@@ -8,7 +8,8 @@ use crate::row::Row;
 pub fn render(rows: &[Row]) -> String {
     let mut out = String::from(
         "scenario,receiver,round,shape,offered_pps,sent_pps,delivered_pps,sent,lost,duplicates,process_ns,\
-         process_share,system_share,softirq_ns,per_wake,p50_us,p99_us,p999_us,max_us,memory_bytes,srtla_acks,\
+         process_share,system_share,softirq_ns,per_wake,p50_us,p99_us,p999_us,max_us,memory_bytes,\
+         link_bytes,group_bytes,srtla_acks,\
          srt_acks,buffer_drops,flood_sent,registration_s,generator_late_us,harness_lost,limited_by,noisy\n",
     );
     for row in rows {
@@ -34,6 +35,8 @@ pub fn render(rows: &[Row]) -> String {
             latency(|l| l.p999_us),
             latency(|l| l.max_us),
             cell(row.memory_bytes),
+            cell(row.link_bytes),
+            cell(row.group_bytes),
             row.srtla_acks.to_string(),
             row.srt_acks.to_string(),
             cell(row.buffer_drops),

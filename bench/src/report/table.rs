@@ -100,6 +100,10 @@ pub fn render(run: &Run) -> String {
     line("kernel slabs grew by, MiB", &|s| {
         or_none(s.spread(|r| Some(r.slab_bytes? as f64 / 1_048_576.0)), 1)
     });
+    if run.scenario.memory_growth {
+        line("memory per link more, B", &|s| or_none(s.spread(|r| r.link_bytes), 0));
+        line("with slabs, per group more, B", &|s| or_none(s.spread(|r| r.group_bytes), 0));
+    }
     line("registration, s", &|s| or_none(s.spread(|r| Some(r.registration_s)), 2));
     line("dropped at receive buffers", &|s| {
         s.sum(|r| r.buffer_drops).map_or_else(|| "not measured".into(), |n| n.to_string())

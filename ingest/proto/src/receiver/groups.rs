@@ -73,33 +73,36 @@ pub(super) enum Stage {
     Condemned(CloseReason),
 }
 
-/// The links that carry one SRT session.
+/// The links that carry one SRT session. Laid out by use: what every datagram touches comes first, together with its slot's
+/// generation in two cache lines.
+#[repr(C)]
 pub(super) struct Group {
-    pub identity: Identity,
-    hash: u32,
-    pub opened_at: Time,
     pub stage: Stage,
-    /// Where the link that joined last sent from.
-    pub addr: IpAddr,
-    /// All its links ever sent from that IP.
-    pub single_addr: bool,
-    /// How many links there are.
-    pub links: u8,
+    pub session: Session,
     /// Slot of the link that most recently carried plausible SRT.
     pub newest_source: Option<u32>,
     /// SRT data has come; a group without is a ghost and may be evicted.
     pub carried_data: bool,
     /// `OpenForwarder` was delivered.
     pub forwarder_open: bool,
-    pub session: Session,
+    /// All its links ever sent from that IP.
+    pub single_addr: bool,
+    /// How many links there are.
+    pub links: u8,
+    pub forwarded_packets: u64,
+    pub forwarded_bytes: u64,
+
+    pub returned_packets: u64,
+    pub returned_bytes: u64,
+    pub opened_at: Time,
+    hash: u32,
     /// The socket ID under which the session is indexed.
     indexed_server_id: Option<u32>,
     /// The groups before and after it among those indexed under the same ID, as slots plus one; 0 is none.
     same_server: (u32, u32),
-    pub forwarded_packets: u64,
-    pub forwarded_bytes: u64,
-    pub returned_packets: u64,
-    pub returned_bytes: u64,
+    /// Where the link that joined last sent from.
+    pub addr: IpAddr,
+    pub identity: Identity,
 }
 
 impl Group {
@@ -116,6 +119,7 @@ impl Group {
     }
 }
 
+#[repr(C, align(64))]
 struct Slot {
     generation: u32,
     group: Option<Group>,
@@ -376,6 +380,13 @@ impl Groups {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_every_datagram_touches_of_a_group_is_in_two_cache_lines() {
+        use std::mem::offset_of;
+        assert!(offset_of!(Slot, group) + offset_of!(Group, returned_packets) <= 128);
+        assert!(size_of::<Slot>() <= 512, "{}", size_of::<Slot>());
+    }
 
     proptest! {
         /// A socket ID names a group exactly when one group alone has it.
