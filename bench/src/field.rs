@@ -96,7 +96,8 @@ pub fn load(args: &LoadArgs) -> Result<()> {
     };
     let links = u64::from(load.groups) * u64::from(load.links);
     let patience = Duration::from_secs(10 + 2 * links / u64::from(args.registrations_per_s.max(1)));
-    let mut far_end = FarEnd::new(&Ground::elsewhere(args.to), load, (senders::Kind::Sockets, auth), None)?;
+    let mut far_end =
+        FarEnd::new(&Ground::elsewhere(args.to), load, (senders::Kind::Sockets, auth), None, None)?;
     let begun = Instant::now();
     loop {
         far_end.turn()?;

@@ -65,7 +65,13 @@ impl Flooder {
             let index = (self.sent % self.sockets.len().max(1) as u64) as usize;
             let Some(&socket) = self.sockets.get(index) else { return };
             let mut packet = [0; 258];
-            let bytes = match self.flood.kind {
+            let kind = match (self.flood.kind, self.sent % 3) {
+                (FloodKind::Mixed, 0) => FloodKind::Data,
+                (FloodKind::Mixed, 1) => FloodKind::Reg1,
+                (FloodKind::Mixed, _) => FloodKind::Reg2,
+                (kind, _) => kind,
+            };
+            let bytes = match kind {
                 FloodKind::Data => {
                     let stamp = Stamp { group: 9, number: self.sent, intended_ns: 0 };
                     self.template.fill(&stamp, self.sent as u32)

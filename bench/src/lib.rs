@@ -2,7 +2,7 @@
 //!
 //! One flow: a [`scenario`] file says what to do; [`topology`] makes the ground (namespaces or loopback); [`receiver`]
 //! starts the process under test; [`far_end`] is both ends around it in one loop, a [`swarm`] of registered senders and a
-//! [`sink`]; [`trial`] puts them together (for relays [`relay`] and [`callers`] do) and yields one [`row`](row::Row) of figures; [`run`], [`search`], [`compare`]
+//! [`sink`], whose data a [`generator`] inside the kernel can send; [`trial`] puts them together (for relays [`relay`] and [`callers`] do) and yields one [`row`](row::Row) of figures; [`run`], [`search`], [`compare`]
 //! and [`flood`] decide which trials to make; [`report`] renders rows. [`machine`] says what machine this is and whether it
 //! was quiet.
 //!
@@ -17,6 +17,7 @@ pub mod compare;
 pub mod far_end;
 pub mod flood;
 pub mod frame;
+pub mod generator;
 pub mod machine;
 pub mod proc;
 pub mod receiver;

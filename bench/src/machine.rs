@@ -149,17 +149,34 @@ impl Watch {
         }
     }
 
-    /// Ends. `known_ns` is the processor time of what the harness started meanwhile.
-    pub fn end(self, known_ns: u64) -> Quiet {
+    /// Ends. `known_ns` is the processor time of what the harness started meanwhile. Threads that have ended would count as
+    /// others'.
+    pub fn end(self, known_ns: u64) -> Watched {
         let own_ns = proc::cpu_ns(std::process::id()).unwrap_or(0).saturating_sub(self.own_ns);
         let passed = CpuTimes::read(None).unwrap_or_default().since(&self.cpu);
         let elapsed_s = self.at.elapsed().as_secs_f64().max(1e-3);
-        let drift = spin().as_secs_f64() / self.spin.as_secs_f64().max(1e-9) - 1.0;
         // Soft interrupts run in whoever was interrupted; those of ours are in our processes' time already.
         let busy_s = (passed.busy + passed.softirq) as f64 / proc::ticks_per_s() as f64;
         let ours_s = (own_ns + known_ns) as f64 / 1e9;
         let foreign_share = ((busy_s - ours_s) / elapsed_s).max(0.0);
         let steal_share = passed.steal as f64 / passed.total().max(1) as f64;
+        Watched { foreign_share, steal_share, spin: self.spin }
+    }
+}
+
+/// What was seen while the load ran.
+#[derive(Debug)]
+pub struct Watched {
+    foreign_share: f64,
+    steal_share: f64,
+    spin: Duration,
+}
+
+impl Watched {
+    /// Compares the speed with that of the beginning, once nothing of ours runs any more. Takes some 10 ms.
+    pub fn compare(self) -> Quiet {
+        let Self { foreign_share, steal_share, spin: before } = self;
+        let drift = spin().as_secs_f64() / before.as_secs_f64().max(1e-9) - 1.0;
         let mut noisy = Vec::new();
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         if foreign_share > FOREIGN_MAX {
@@ -229,7 +246,7 @@ mod tests {
         // As if a process of ours had used nothing while all processors were busy otherwise.
         let mut noisy = watch;
         noisy.cpu.busy = noisy.cpu.busy.saturating_sub(100);
-        let quiet = noisy.end(0);
+        let quiet = noisy.end(0).compare();
         assert!(quiet.noisy.iter().any(|why| why.contains("other programs")), "{quiet:?}");
         assert!(!reasons([&quiet]).is_empty());
         assert!(reasons([&Quiet::default()]).is_empty());

@@ -37,7 +37,7 @@ enum Command {
     },
     /// Measures a stream beside a flood of datagrams that have no business there.
     Flood {
-        /// What the flood is made of: reg1, reg2 or data.
+        /// What the flood is made of: reg1, reg2, data or mixed.
         #[arg(long)]
         kind: Option<String>,
         /// Datagrams per second of the flood; 0: as many as possible.
@@ -133,7 +133,8 @@ fn dispatch(command: Command) -> Result<()> {
                 Some("reg1") => flood.kind = FloodKind::Reg1,
                 Some("reg2") => flood.kind = FloodKind::Reg2,
                 Some("data") => flood.kind = FloodKind::Data,
-                Some(other) => bail!("--kind {other} is none of reg1, reg2, data"),
+                Some("mixed") => flood.kind = FloodKind::Mixed,
+                Some(other) => bail!("--kind {other} is none of reg1, reg2, data, mixed"),
             }
             flood.rate_pps = flood_rate.unwrap_or(flood.rate_pps);
             Ok(())

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bondgate_ebpf_common::reason::{Action, Reason};
 use bondgate_tests::bondgate::{http_get, uri_in};
 use bondgate_tests::process::Process;
 use bondgate_tests::scene::Scene;
@@ -18,7 +19,7 @@ use crate::machine;
 use crate::proc;
 use crate::scenario::{Auth, Receiver, Scenario};
 use crate::swarm::Key;
-use crate::topology::Ground;
+use crate::topology::{Ground, RECEIVER_DEVICE};
 
 /// The peer of relays.
 pub const SRT_LIVE_TRANSMIT: &str = "srt-live-transmit";
@@ -81,6 +82,8 @@ pub struct Told {
     pub turns: f64,
     /// Drops by reason.
     pub drops: Vec<(String, u64)>,
+    /// Frames that ended in the gate, by reason.
+    pub gate_drops: Vec<(String, u64)>,
 }
 
 impl Running {
@@ -218,17 +221,32 @@ fn read_metrics(body: &str) -> Told {
             "bondgate_tx_datagrams_total" => told.tx += value,
             "bondgate_shard_turns_total" => told.turns += value,
             "bondgate_srtla_dropped_datagrams_total" if value > 0.0 => {
-                let reason = sample.split("reason=\"").nth(1).and_then(|rest| rest.split('"').next());
-                let reason = reason.unwrap_or("unknown").to_owned();
-                match told.drops.iter_mut().find(|(known, _)| *known == reason) {
-                    Some((_, count)) => *count += value as u64,
-                    None => told.drops.push((reason, value as u64)),
-                }
+                add(&mut told.drops, reason(sample), value as u64);
+            }
+            "bondgate_gate_packets_total" if value > 0.0 && is_drop(reason(sample)) => {
+                add(&mut told.gate_drops, reason(sample), value as u64);
             }
             _ => {}
         }
     }
     told
+}
+
+fn reason(sample: &str) -> &str {
+    let reason = sample.split("reason=\"").nth(1).and_then(|rest| rest.split('"').next());
+    reason.unwrap_or("unknown")
+}
+
+/// Whether the gate drops for this reason.
+fn is_drop(name: &str) -> bool {
+    Reason::ALL.iter().any(|reason| reason.name() == name && reason.action() == Action::Drop)
+}
+
+fn add(counts: &mut Vec<(String, u64)>, reason: &str, more: u64) {
+    match counts.iter_mut().find(|(known, _)| *known == reason) {
+        Some((_, count)) => *count += more,
+        None => counts.push((reason.to_owned(), more)),
+    }
 }
 
 fn config(ground: &Ground, scenario: &Scenario, spec: &Receiver, state: &Path) -> String {
@@ -237,17 +255,23 @@ fn config(ground: &Ground, scenario: &Scenario, spec: &Receiver, state: &Path) -
     format!(
         "[log]\nlevel = \"warn\"\nformat = \"human\"\n\n\
          [runtime]\nbackend = \"{}\"\nshards = {}\nstate_dir = {:?}\n\n\
-         [srtla]\nlisten = \"{}\"\nauth = \"{}\"\ngroups_max = {}\nlinks_per_group_max = {}\n\n\
-         [output]\nmode = \"forward\"\n\n[forward]\nserver = \"{}\"\n\n[admin]\nlisten = \"{}\"\n",
+         [srtla]\nlisten = \"{}\"\nauth = \"{}\"\nallow = {}\ngroups_max = {}\nlinks_per_group_max = {}\n\n\
+         [output]\nmode = \"forward\"\n\n[forward]\nserver = \"{}\"\n\n[admin]\nlisten = \"{}\"\n{}",
         spec.backend,
         spec.shards,
         if scenario.auth == Auth::Stock { "off".into() } else { state.display().to_string() },
         ground.receiver,
         if scenario.auth == Auth::Stock { "open" } else { "required" },
+        if spec.gate { format!("[{:?}]", ground.links_network()) } else { "[]".into() },
         groups_max.clamp(8, 65_535),
         scenario.links.max(1),
         ground.server,
         ground.admin,
+        if spec.gate {
+            format!("\n[gate]\nattach = \"on\"\ninterfaces = [{RECEIVER_DEVICE:?}]\nmode = \"native\"\n")
+        } else {
+            String::new()
+        },
     )
 }
 
@@ -337,9 +361,12 @@ mod tests {
              bondgate_shard_turns_total{shard=\"0\"} 3\n\
              bondgate_srtla_dropped_datagrams_total{shard=\"0\",reason=\"runt\"} 2\n\
              bondgate_srtla_dropped_datagrams_total{shard=\"1\",reason=\"runt\"} 1\n\
-             bondgate_srtla_dropped_datagrams_total{shard=\"1\",reason=\"oversize\"} 0\n",
+             bondgate_srtla_dropped_datagrams_total{shard=\"1\",reason=\"oversize\"} 0\n\
+             bondgate_gate_packets_total{reason=\"unregistered\"} 9\n\
+             bondgate_gate_packets_total{reason=\"link\"} 8\n",
         );
         assert_eq!((told.rx, told.turns), (12.0, 3.0));
         assert_eq!(told.drops, [("runt".to_owned(), 3)]);
+        assert_eq!(told.gate_drops, [("unregistered".to_owned(), 9)]);
     }
 }

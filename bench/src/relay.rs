@@ -56,7 +56,7 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
     let seconds = at.elapsed().as_secs_f64();
     let refused = callers.refused - refused;
     callers.stop();
-    let quiet = watch.end(running.cpu_ns().saturating_sub(known_before));
+    let quiet = watch.end(running.cpu_ns().saturating_sub(known_before)).compare();
     callers.turn_for(DRAIN)?;
     running.expect_running(&scene)?;
     let told = running.told(&ground);

@@ -57,6 +57,9 @@ pub struct Row {
     pub system_share: Option<f64>,
     /// Time in soft interrupts per datagram delivered, on the generator's and on the receiver's processor, in ns.
     pub softirq_ns: Option<f64>,
+    /// It is the time of receiving ones alone, exactly; else of all kinds, sampled.
+    #[serde(default)]
+    pub softirq_exact: bool,
     /// Datagrams that the receiver took in per turn of its loop.
     pub per_wake: Option<f64>,
     /// Latency, when the sink counts.
@@ -79,14 +82,23 @@ pub struct Row {
     pub srt_acks: u64,
     /// Datagrams the receiver says it dropped, by reason.
     pub drops: Vec<(String, u64)>,
+    /// Frames that ended in its gate, by reason.
+    #[serde(default)]
+    pub gate_drops: Vec<(String, u64)>,
     /// Datagrams dropped at full receive buffers of the receiver's host.
     pub buffer_drops: Option<u64>,
-    /// Datagrams of a flood that were sent.
+    /// Datagrams of a flood that were sent, in all.
     pub flood_sent: u64,
+    /// Datagrams of the flood per second.
+    #[serde(default)]
+    pub flood_pps: f64,
     /// How long registration of all links took, in s.
     pub registration_s: f64,
     /// The latest the generator was, in microseconds.
     pub generator_late_us: f64,
+    /// Datagrams that left when the next one was due already, so that they did not arrive alone (generator inside the kernel).
+    #[serde(default)]
+    pub generator_behind: Option<u64>,
     /// Datagrams the harness itself lost: then nothing here counts.
     pub harness_lost: u64,
     /// What kept the rate from being higher.

@@ -75,7 +75,7 @@ pub fn run(scenario: &Scenario, programs: &Programs, mut tell: impl FnMut(&str))
     Ok(Run {
         environment,
         scenario: scenario.clone(),
-        comparisons: compare::compare(&rows, scenario.cost_ratio_min),
+        comparisons: compare::compare(&rows, scenario.targets()),
         noisy: machine::reasons(rows.iter().map(|row| &row.quiet)),
         rows,
         searches,

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bondgate_ebpf_common::bench::SENDERS_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::compare::Targets;
 use crate::frame;
 use crate::receiver::SRT_LIVE_TRANSMIT;
 use crate::senders::Kind as SendersKind;
@@ -51,6 +53,8 @@ pub enum FloodKind {
     Reg2,
     /// SRT data from addresses that never registered.
     Data,
+    /// Data, REG1 and REG2 in turns.
+    Mixed,
 }
 
 /// A flood beside the load.
@@ -61,7 +65,7 @@ pub struct Flood {
     pub kind: FloodKind,
     /// Datagrams per second; 0: as many as possible.
     pub rate_pps: u64,
-    /// Addresses it comes from.
+    /// Addresses it comes from; of the generator inside the kernel up to 131072, each with any port.
     #[serde(default = "flood_sources")]
     pub sources: u32,
 }
@@ -89,6 +93,16 @@ pub struct Receiver {
     /// bondgate: more of its configuration, as `section.key=value`.
     #[serde(default)]
     pub set: Vec<String>,
+    /// bondgate: with the gate in the driver of its device, which lets the links' addresses in (veth only).
+    #[serde(default)]
+    pub gate: bool,
+    /// It gets the scenario's flood, too.
+    #[serde(default = "yes")]
+    pub flooded: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn bondgate() -> String {
@@ -106,7 +120,15 @@ fn one() -> u32 {
 impl Receiver {
     /// bondgate as it is by default.
     pub fn bondgate() -> Self {
-        Self { name: bondgate(), program: bondgate(), backend: auto(), shards: 1, set: Vec::new() }
+        Self {
+            name: bondgate(),
+            program: bondgate(),
+            backend: auto(),
+            shards: 1,
+            set: Vec::new(),
+            gate: false,
+            flooded: true,
+        }
     }
 
     /// The built-in baseline.
@@ -139,6 +161,9 @@ impl Receiver {
         }
         if !matches!(self.backend.as_str(), "auto" | "uring" | "mmsg") {
             bail!("backend {:?} is none of auto, uring, mmsg", self.backend);
+        }
+        if self.gate && self.program != "bondgate" {
+            bail!("it has no gate that could be switched on here");
         }
         if !(1..=64).contains(&self.shards) {
             bail!("shards = {} is not 1 to 64", self.shards);
@@ -205,6 +230,10 @@ pub struct Scenario {
     pub search_pps: [u64; 2],
     /// How many times cheaper the first receiver is to be than each other, in processor time per datagram.
     pub cost_ratio_min: Option<f64>,
+    /// How many times as long as with each other the 99th percentile of latency may be with the first receiver.
+    pub p99_ratio_max: Option<f64>,
+    /// How many datagrams the first receiver may lose in a round.
+    pub lost_max: Option<u64>,
     /// A flood beside it.
     pub flood: Option<Flood>,
     /// The receivers, measured in turns. The first is compared with each of the others.
@@ -242,6 +271,8 @@ impl Default for Scenario {
             rounds: 3,
             search_pps: [10_000, 1_000_000],
             cost_ratio_min: None,
+            p99_ratio_max: None,
+            lost_max: None,
             flood: None,
             receivers: vec![Receiver::bondgate(), Receiver::baseline()],
         }
@@ -354,6 +385,9 @@ impl Scenario {
             if self.topology == TopologyKind::Loopback {
                 return Some(("sink", "\"null\" needs topology = \"veth\"".into()));
             }
+            if self.p99_ratio_max.is_some() || self.lost_max.is_some() {
+                return Some(("sink", "\"count\" is needed to tell latency and loss".into()));
+            }
             if self.kind == Kind::Search {
                 return Some(("sink", "a search needs \"count\": loss is counted one by one".into()));
             }
@@ -364,8 +398,16 @@ impl Scenario {
         if self.memory_growth && self.groups < 4 {
             return Some(("memory_growth", "a quarter of the groups must be one at least".into()));
         }
-        if self.senders == SendersKind::Raw && self.topology != TopologyKind::Veth {
-            return Some(("senders", "\"raw\" needs topology = \"veth\"".into()));
+        if self.senders != SendersKind::Sockets && self.topology != TopologyKind::Veth {
+            return Some(("senders", "\"raw\" and \"bpf\" need topology = \"veth\"".into()));
+        }
+        if self.senders == SendersKind::Bpf
+            && let Some(problem) = self.bpf_problem()
+        {
+            return Some(problem);
+        }
+        if self.topology != TopologyKind::Veth && self.receivers.iter().any(|receiver| receiver.gate) {
+            return Some(("receiver", "a gate needs topology = \"veth\"".into()));
         }
         if self.receivers.is_empty() {
             return Some(("receiver", "name at least one".into()));
@@ -390,6 +432,34 @@ impl Scenario {
             }
         }
         None
+    }
+
+    /// The first key that the generator inside the kernel can do nothing with.
+    fn bpf_problem(&self) -> Option<(&'static str, String)> {
+        let limit = |key, holds: bool, why: &str| (!holds).then(|| (key, format!("senders = \"bpf\" {why}")));
+        limit("kind", matches!(self.kind, Kind::Forward | Kind::Search), "does forward and search only")
+            .or_else(|| limit("loss_percent", self.loss_percent == 0.0, "loses nothing on purpose; set 0"))
+            .or_else(|| limit("duplicate_percent", self.duplicate_percent == 0.0, "sends no copies; set 0"))
+            .or_else(|| {
+                limit("datagram_bytes", self.datagram_bytes.is_multiple_of(2), "wants an even length")
+            })
+            .or_else(|| {
+                let links = u64::from(self.groups) * u64::from(self.links);
+                limit("links", links <= u64::from(SENDERS_MAX), "has room for 65536 links")
+            })
+            .or_else(|| {
+                let starves = self.flood.is_some() && self.rate_pps == 0;
+                limit("rate_pps", !starves, "has no time for a flood beside a load without limit; set a rate")
+            })
+    }
+
+    /// What is to be reached.
+    pub fn targets(&self) -> Targets {
+        Targets {
+            cost_ratio_min: self.cost_ratio_min,
+            p99_ratio_max: self.p99_ratio_max,
+            lost_max: self.lost_max,
+        }
     }
 
     /// Groups that carry data.
@@ -450,6 +520,7 @@ built_in!(
     "growth",
     "idle",
     "part-load",
+    "part-load-one",
     "small-packets",
     "lossy-bond",
     "reg-storm",
@@ -457,6 +528,7 @@ built_in!(
     "unlisted-flood",
     "backends",
     "shards",
+    "steering",
     "sa1",
     "relay-publishers",
     "relay-players",

@@ -2,12 +2,13 @@
 //!
 //! A socket per link is what senders have, and can send trains (GSO); it needs a file descriptor and some kernel memory for
 //! each link. Raw senders write the IP and UDP headers themselves, so there may be any number of links; they need root and a
-//! host of their own, send one by one, and without a UDP checksum.
+//! host of their own, send one by one, and without a UDP checksum. With the generator inside the kernel sockets do everything but
+//! send data.
 //!
 //! Promise: a link has the same address for life, and what comes back to it is told apart from every other link's.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use anyhow::{Context, Result, bail};
 use bondgate_io::{AnyBackend, Backend, Role, SocketId};
@@ -25,6 +26,9 @@ pub enum Kind {
     Sockets,
     /// One raw socket (veth only).
     Raw,
+    /// A socket per link registers it and hears what comes back; its data comes from the generator inside the kernel (veth
+    /// only).
+    Bpf,
 }
 
 /// Port of a raw group's first link.
@@ -44,6 +48,8 @@ pub enum Senders {
     Sockets {
         /// By link.
         ids: Vec<SocketId>,
+        /// Addresses by link.
+        addrs: Vec<SocketAddr>,
         /// Link by slot of its socket; `u32::MAX` for other sockets.
         by_slot: Vec<u32>,
     },
@@ -77,9 +83,10 @@ impl Senders {
         links: u32,
     ) -> Result<Self> {
         match kind {
-            Kind::Sockets => {
-                let ids = ground
-                    .link_sockets(groups, links, ground.receiver)?
+            Kind::Sockets | Kind::Bpf => {
+                let sockets = ground.link_sockets(groups, links, ground.receiver)?;
+                let addrs = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
+                let ids = sockets
                     .into_iter()
                     .map(|socket| backend.add(socket, Role::Connected))
                     .collect::<io::Result<Vec<_>>>()
@@ -91,7 +98,7 @@ impl Senders {
                         *place = link as u32;
                     }
                 }
-                Ok(Self::Sockets { ids, by_slot })
+                Ok(Self::Sockets { ids, addrs, by_slot })
             }
             Kind::Raw => {
                 let SocketAddr::V4(to) = ground.receiver else { bail!("raw senders speak IPv4") };
@@ -101,6 +108,14 @@ impl Senders {
                 let (first, heard) = (ground.first_link_addr(), Box::new([0; PACKET_MAX]));
                 Ok(Self::Raw(Box::new(Raw { id, ears, to, first, groups, links, packet, heard })))
             }
+        }
+    }
+
+    /// Where links send from; empty if sockets do not tell.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        match self {
+            Self::Sockets { addrs, .. } => addrs,
+            Self::Raw(_) => &[],
         }
     }
 

@@ -9,6 +9,8 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+use bondgate_ebpf_common::bench::Place;
+
 use crate::frame::{Stamp, Template};
 use register::Registration;
 pub use register::{Key, SwarmAuth};
@@ -45,25 +47,9 @@ pub struct Load {
     pub magic: u32,
 }
 
-/// Where a datagram of the load goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    group: u32,
-    link: u32,
-    sequence: u32,
-}
-
 impl Load {
-    /// Bursts go to the groups in turns, and within a group to its links in turns.
     fn place(&self, number: u64) -> Place {
-        let (burst, groups) = (u64::from(self.burst.max(1)), u64::from(self.active_groups.max(1)));
-        let turn = number / burst;
-        let round = turn / groups;
-        Place {
-            group: (turn % groups) as u32,
-            link: (round % u64::from(self.links.max(1))) as u32,
-            sequence: (round * burst + number % burst) as u32 & 0x7fff_ffff,
-        }
+        Place::of(number, self.burst, self.active_groups, self.links)
     }
 
     /// When a datagram is due, in ns since the start; a burst is due at once.

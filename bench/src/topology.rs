@@ -7,9 +7,6 @@
 //! address of its own in 127.64.0.0/10.
 //!
 //! Promise: a group has one address and a port per link. Everything made here is gone when it is dropped.
-//!
-//! A generator inside the kernel (`BPF_PROG_TEST_RUN` with live frames) belongs here as a third way to offer load: it needs
-//! the near end's index and the addresses of [`Ground::link_addr`], and replaces the sockets of [`Ground::link_sockets`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -22,6 +19,7 @@ use bondgate_tests::scene::free_port;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::generator::{FLOOD_BITS, FLOOD_FIRST};
 use crate::proc;
 use crate::senders;
 
@@ -61,6 +59,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 2);
 /// First address of groups, in namespaces and on loopback; 2^22 addresses each.
 const GROUPS_VETH: u32 = 0x0a40_0000;
 const GROUPS_LOOPBACK: u32 = 0x7f40_0000;
+/// The receiver's device that senders come in by.
+pub const RECEIVER_DEVICE: &str = "in0";
 /// Device that throws away.
 const NULL: &str = "null0";
 /// Ethernet, IPv4 and UDP headers.
@@ -144,21 +144,24 @@ impl Ground {
         let hosts =
             Hosts { senders: Namespace::new()?, receiver: Namespace::new()?, server: Namespace::new()? };
         let (s, r, t) = (hosts.senders.name(), hosts.receiver.name(), hosts.server.name());
-        ip(&["link", "add", "up0", "netns", s, "type", "veth", "peer", "name", "in0", "netns", r])?;
+        ip(&["link", "add", "up0", "netns", s, "type", "veth", "peer", "name", RECEIVER_DEVICE, "netns", r])?;
         ip(&["-n", s, "addr", "add", &format!("{SENDERS}/30"), "dev", "up0"])?;
-        ip(&["-n", r, "addr", "add", &format!("{RECEIVER}/30"), "dev", "in0"])?;
+        ip(&["-n", r, "addr", "add", &format!("{RECEIVER}/30"), "dev", RECEIVER_DEVICE])?;
         ip(&["-n", s, "link", "set", "up0", "gso_max_segs", "1"])?;
         let single = ethtool(&hosts.senders, "up0", &["tso", "off", "tx-udp-segmentation", "off"]);
-        let merges = ethtool(&hosts.receiver, "in0", &["gro", "on"]);
+        let merges = ethtool(&hosts.receiver, RECEIVER_DEVICE, &["gro", "on"]);
         ip(&["-n", s, "link", "set", "up0", "up"])?;
-        ip(&["-n", r, "link", "set", "in0", "up"])?;
+        ip(&["-n", r, "link", "set", RECEIVER_DEVICE, "up"])?;
         let groups = format!("{}/10", Ipv4Addr::from(GROUPS_VETH));
-        if senders == senders::Kind::Sockets {
+        if senders != senders::Kind::Raw {
             // Senders have any address of theirs without configuring each. Raw ones have none that the kernel knows, so that
             // it does not answer what comes back.
             ip(&["-n", s, "route", "add", "local", &groups, "dev", "lo"])?;
         }
-        ip(&["-n", r, "route", "add", &groups, "via", &SENDERS.to_string()])?;
+        let flood = format!("{FLOOD_FIRST}/{FLOOD_BITS}");
+        for network in [&groups, &flood] {
+            ip(&["-n", r, "route", "add", network, "via", &SENDERS.to_string()])?;
+        }
         let device = match sink {
             SinkKind::Null => {
                 ip(&["-n", r, "link", "add", NULL, "type", "ifb"])?;
@@ -243,6 +246,34 @@ impl Ground {
             Some(hosts) => hosts.receiver.inside(work),
             None => work(),
         }
+    }
+
+    /// Does something on the senders' host.
+    ///
+    /// # Errors
+    /// When the host cannot be entered, or what is done fails.
+    pub fn inside_senders<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match &self.hosts {
+            Some(hosts) => hosts.senders.inside(work),
+            None => work(),
+        }
+    }
+
+    /// The way from the senders' host to the receiver's, for frames that are made whole.
+    ///
+    /// # Errors
+    /// Without hosts.
+    pub fn wire(&self) -> Result<Wire> {
+        let Some(hosts) = &self.hosts else { bail!("whole frames need topology veth") };
+        let (interface, from) = link(hosts.senders.name(), "up0")?;
+        let (_, to) = link(hosts.receiver.name(), RECEIVER_DEVICE)?;
+        let ethernet = [&to[..], &from, &ETH_P_IP.to_be_bytes(), &[0; 2]].concat();
+        Ok(Wire { interface, ethernet: ethernet.try_into().unwrap_or_default() })
+    }
+
+    /// Network of all links, as an allowlist has it.
+    pub fn links_network(&self) -> String {
+        format!("{}/10", Ipv4Addr::from(self.first_link_addr() - 1))
     }
 
     /// The address of a group's links.
@@ -363,6 +394,28 @@ impl Ground {
             (device.rx_bytes.max(device.tx_bytes), device.rx_packets.max(device.tx_packets));
         Some(bytes.saturating_sub(packets * HEADERS_LEN) / len.max(1))
     }
+}
+
+/// A way for whole frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// Number of the device they leave by, on its host.
+    pub interface: u32,
+    /// Their Ethernet header, and two unused bytes.
+    pub ethernet: [u8; 16],
+}
+
+/// Number and address of a device.
+fn link(host: &str, device: &str) -> Result<(u32, [u8; 6])> {
+    let output = ip(&["-j", "-n", host, "link", "show", "dev", device])?;
+    let links: serde_json::Value = serde_json::from_str(&output).context("ip speaks no JSON")?;
+    let read = || {
+        let link = links.get(0)?;
+        let bytes = link.get("address")?.as_str()?.split(':').map(|byte| u8::from_str_radix(byte, 16));
+        let address = bytes.collect::<Result<Vec<u8>, _>>().ok()?.try_into().ok()?;
+        Some((u32::try_from(link.get("ifindex")?.as_u64()?).ok()?, address))
+    };
+    read().with_context(|| format!("ip does not tell about {device}: {output}"))
 }
 
 /// Switches features of a device.

@@ -5,10 +5,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use bondgate_ebpf::bench::Instruments;
 use bondgate_tests::scene::Scene;
 use hdrhistogram::Histogram;
 
-use crate::far_end::FarEnd;
+use crate::far_end::{FarEnd, Sent};
 use crate::flood::Flooder;
 use crate::machine::Watch;
 use crate::proc::{self, CpuTimes};
@@ -59,13 +60,12 @@ impl<'a> Plan<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
-    number: u64,
+    sent: Sent,
     cpu_ns: u64,
     ticks: Option<(u64, u64)>,
     unique: u64,
     thrown_away: Option<u64>,
-    harness_cpu: CpuTimes,
-    receiver_cpu: CpuTimes,
+    softirq_ns: u64,
 }
 
 /// A trial under way.
@@ -75,6 +75,8 @@ struct Trial<'a> {
     ground: Ground,
     running: Running,
     far_end: FarEnd,
+    /// Times receiving soft interrupts, where the kernel lets it.
+    softirq: Option<Instruments>,
     slab_before: Option<u64>,
     /// In a storm the measured time begins with its stream, amid registration.
     storm_begin: Option<Mark>,
@@ -138,11 +140,21 @@ fn one(plan: Plan<'_>) -> Result<Row> {
         magic: fastrand::u32(1..),
     };
     receiver::pin(HARNESS_CPU);
-    let far_end = FarEnd::new(&ground, load, (scenario.senders, auth), millis(scenario.srt_ack_ms))?;
+    let flood = scenario.flood.filter(|_| plan.receiver.flooded);
+    let senders = (scenario.senders, auth);
+    let far_end = FarEnd::new(&ground, load, senders, millis(scenario.srt_ack_ms), flood)?;
     let slab_before = proc::slab_bytes();
     let running = Running::start(&scene, &ground, plan.programs, scenario, plan.receiver)?;
-    let trial = Trial { plan, scene, ground, running, far_end, slab_before, storm_begin: None };
+    let softirq = softirq_clock();
+    let trial = Trial { plan, scene, ground, running, far_end, softirq, slab_before, storm_begin: None };
     trial.measure().with_context(|| format!("{}, {}", scenario.name, plan.receiver.name))
+}
+
+/// Programs at the tracepoints of soft interrupts; not every kernel has them, nor every user the right.
+fn softirq_clock() -> Option<Instruments> {
+    let mut clock = Instruments::load().ok()?;
+    clock.time_softirqs().ok()?;
+    Some(clock)
 }
 
 fn millis(ms: u32) -> Option<Duration> {
@@ -154,36 +166,38 @@ impl Trial<'_> {
         let scenario = self.plan.scenario;
         let registration = self.register()?;
         let told_before = self.running.told(&self.ground);
-        if let Some(flood) = scenario.flood {
+        if let Some(flood) = scenario.flood.filter(|_| self.plan.receiver.flooded)
+            && self.far_end.generator.is_none()
+        {
             Flooder::start(&mut self.far_end, &self.ground, flood)?;
         }
         let watch = Watch::begin();
         let known_before = self.running.cpu_ns();
         self.far_end.call();
-        if self.far_end.swarm.next_number() == 0 {
-            self.far_end.swarm.start(Instant::now());
+        if self.storm_begin.is_none() {
+            self.far_end.start(&self.ground, Instant::now())?;
         }
         let begin = if let Some(begin) = self.storm_begin {
             begin
         } else {
             self.far_end.turn_for(scenario.warm_up())?;
-            let begin = self.mark();
-            if let Some((_, sink)) = &mut self.far_end.sink {
-                sink.set_window(begin.number, u64::MAX);
-            }
+            let begin = self.mark()?;
+            self.far_end.set_window(begin.sent.next)?;
             begin
         };
         self.far_end.turn_for(self.plan.measure)?;
-        let end = self.mark();
-        self.far_end.swarm.stop();
-        let quiet = watch.end(self.running.cpu_ns().saturating_sub(known_before));
+        let end = self.mark()?;
+        // While the generator's thread is there, so that its time is known to be ours.
+        let watched = watch.end(self.running.cpu_ns().saturating_sub(known_before));
+        self.far_end.stop()?;
+        let quiet = watched.compare();
 
         self.far_end.turn_for(DRAIN)?;
         self.running.expect_running(&self.scene)?;
         // Its figures are published a few times a second.
         std::thread::sleep(Duration::from_millis(300));
         let told = self.running.told(&self.ground);
-        let mut row = self.row(&begin, &end, told_before.as_ref(), told.as_ref());
+        let mut row = self.row(&begin, &end, told_before.as_ref(), told.as_ref())?;
         row.registration_s = registration.as_secs_f64();
         row.quiet = quiet;
         self.running.stop();
@@ -212,7 +226,7 @@ impl Trial<'_> {
             }
             if storm && swarm.next_number() == 0 && swarm.groups_up(scenario.groups_active()) {
                 self.far_end.swarm.start(now);
-                self.storm_begin = Some(self.mark());
+                self.storm_begin = Some(self.mark()?);
             }
             if up == all {
                 return Ok(now.duration_since(first.unwrap_or(now)));
@@ -227,35 +241,45 @@ impl Trial<'_> {
         }
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> Result<Mark> {
         let scenario = self.plan.scenario;
         let pid = self.running.pid();
-        Mark {
+        Ok(Mark {
             at: Instant::now(),
-            number: self.far_end.swarm.next_number(),
+            sent: self.far_end.sent()?,
             cpu_ns: self.running.cpu_ns(),
             ticks: proc::user_system_ticks(pid),
             unique: self.far_end.sink.as_ref().map_or(0, |(_, sink)| sink.counters.unique),
             thrown_away: self.ground.thrown_away(pid, scenario.datagram_bytes.into()),
-            harness_cpu: CpuTimes::read(Some(HARNESS_CPU)).unwrap_or_default(),
-            receiver_cpu: CpuTimes::read(Some(RECEIVER_CPU)).unwrap_or_default(),
-        }
+            softirq_ns: self.softirq_ns()?,
+        })
     }
 
-    fn row(&self, begin: &Mark, end: &Mark, before: Option<&Told>, told: Option<&Told>) -> Row {
+    /// Time in soft interrupts so far on the harness's and the receiver's processor, in ns.
+    fn softirq_ns(&self) -> Result<u64> {
+        let cpus = [HARNESS_CPU, RECEIVER_CPU];
+        if let Some(clock) = &self.softirq {
+            let times = clock.softirq_ns()?;
+            return Ok(cpus.iter().filter_map(|cpu| times.get(*cpu)).sum());
+        }
+        let ticks = cpus.iter().filter_map(|cpu| Some(CpuTimes::read(Some(*cpu))?.softirq)).sum::<u64>();
+        Ok(ticks * 1_000_000_000 / proc::ticks_per_s())
+    }
+
+    fn row(&self, begin: &Mark, end: &Mark, before: Option<&Told>, told: Option<&Told>) -> Result<Row> {
         let (scenario, swarm) = (self.plan.scenario, &self.far_end.swarm);
         let seconds = end.at.duration_since(begin.at).as_secs_f64();
-        let sent = end.number - begin.number - swarm.lost_between(begin.number, end.number);
+        let (first, last) = (begin.sent.next, end.sent.next);
+        let sent = last - first - swarm.lost_between(first, last);
         let sink = self.far_end.sink.as_ref().map(|(_, sink)| sink);
-        let arrived = sink.map(|sink| sink.arrived(begin.number, end.number));
+        let arrived = sink.map(|sink| sink.arrived(first, last));
         let delivered = match (end.thrown_away, begin.thrown_away) {
             (Some(end), Some(begin)) => end - begin,
             _ => end.unique - begin.unique,
         };
         let per_datagram = |ns: f64| (delivered > 0).then(|| ns / delivered as f64);
         let process_ns = end.cpu_ns.saturating_sub(begin.cpu_ns) as f64;
-        let softirq = |mark: &Mark| mark.harness_cpu.softirq + mark.receiver_cpu.softirq;
-        let softirq_ns = (softirq(end) - softirq(begin)) as f64 * 1e9 / proc::ticks_per_s() as f64;
+        let softirq_ns = end.softirq_ns.saturating_sub(begin.softirq_ns) as f64;
         let (pid, counters) = (self.running.pid(), swarm.counters);
         let mut row = Row {
             scenario: scenario.name.clone(),
@@ -276,13 +300,16 @@ impl Trial<'_> {
                 (user + system > 20).then(|| system as f64 / (user + system) as f64)
             }),
             softirq_ns: if self.ground.is_veth() { per_datagram(softirq_ns) } else { None },
+            softirq_exact: self.softirq.is_some(),
             per_wake: before.zip(told).and_then(|(before, told)| {
                 let turns = told.turns - before.turns;
                 (turns > 0.0).then(|| (told.rx - before.rx) / turns)
             }),
-            latency: sink
+            latency: self
+                .far_end
+                .latency()?
                 .filter(|_| self.plan.rate_pps > 0)
-                .map(|sink| latency(sink.latency()))
+                .map(|histogram| latency(&histogram))
                 .filter(|latency| !latency.curve.is_empty()),
             memory_bytes: proc::memory_bytes(pid, "VmRSS"),
             slab_bytes: proc::slab_bytes().zip(self.slab_before).map(|(now, then)| now as i64 - then as i64),
@@ -290,15 +317,18 @@ impl Trial<'_> {
             srtla_acked: counters.srtla_acked,
             srt_acks: counters.srt_acks,
             drops: told.map(|told| told.drops.clone()).unwrap_or_default(),
+            gate_drops: told.map(|told| told.gate_drops.clone()).unwrap_or_default(),
             buffer_drops: if self.ground.is_veth() { proc::udp_buffer_drops(pid) } else { None },
-            flood_sent: self.far_end.flood.as_ref().map_or(0, |flood| flood.sent),
-            generator_late_us: counters.late_ns_max as f64 / 1000.0,
+            flood_sent: self.far_end.sent()?.flood,
+            flood_pps: (end.sent.flood - begin.sent.flood) as f64 / seconds,
+            generator_late_us: end.sent.late_ns_max as f64 / 1000.0,
+            generator_behind: end.sent.behind.zip(begin.sent.behind).map(|(end, begin)| end - begin),
             harness_lost: self.far_end.own_drops() + self.far_end.own_failures(),
             topology: self.ground.description.clone(),
             ..Row::default()
         };
         row.limited_by = limit(&row, self.ground.sink_kind()).to_owned();
-        row
+        Ok(row)
     }
 }
 

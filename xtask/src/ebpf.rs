@@ -1,4 +1,4 @@
-//! The BPF object: built, recorded, checked.
+//! The BPF objects: built, recorded, checked.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,10 @@ use crate::sources::{recorded, sha256, sources_sha256};
 use crate::toolchain::Toolchain;
 
 const PROGRAM: &str = "ebpf/prog";
-const OBJECT: &str = "ebpf/loader/object/gate.bpf.o";
-const PROVENANCE: &str = "ebpf/loader/object/gate.bpf.txt";
+/// Folder of the objects, each with a text beside it.
+const OBJECTS: &str = "ebpf/loader/object";
+/// Their names: what the daemon carries, and what the bench does.
+const NAMES: [&str; 2] = ["gate", "bench"];
 
 /// Flags of the compiler, besides those that take the folders' names out.
 const FLAGS: &[&str] = &[
@@ -22,36 +24,58 @@ const FLAGS: &[&str] = &[
     "--cfg=bpf_target_arch=\"x86_64\"",
 ];
 
-/// Builds the object; writes it, or compares it with the committed one.
+/// Builds the objects; writes them, or compares them with the committed ones.
 ///
 /// # Errors
-/// What failed, or in what way the committed object is not that of the sources.
+/// What failed, or in what way a committed object is not that of the sources.
 pub fn run(root: &Path, check: bool, install: bool) -> Result<()> {
     let root = &root.canonicalize().context("the root of the repository")?;
     let sources = sources_sha256(root)?;
-    let provenance = fs::read_to_string(root.join(PROVENANCE)).unwrap_or_default();
     if check {
-        let object = fs::read(root.join(OBJECT)).context(OBJECT)?;
-        for (name, found) in [("sources", &sources), ("object", &sha256(&object))] {
-            let stands =
-                recorded(&provenance, name).with_context(|| format!("{PROVENANCE} has no line {name}"))?;
-            ensure!(
-                stands == found,
-                "the SHA-256 of {name} is {found}, and {PROVENANCE} says {stands}: run `cargo xtask ebpf` and commit \
-                 what it writes"
-            );
+        for name in NAMES {
+            let (object, provenance) = committed(root, name)?;
+            for (what, found) in [("sources", &sources), ("object", &sha256(&object))] {
+                let stands = recorded(&provenance, what)
+                    .with_context(|| format!("{name}.bpf.txt has no line {what}"))?;
+                ensure!(
+                    stands == found,
+                    "the SHA-256 of {what} is {found}, and {name}.bpf.txt says {stands}: run `cargo xtask ebpf` and commit \
+                     what it writes"
+                );
+            }
         }
     }
     let toolchain = Toolchain::find(root, install)?;
-    let fresh = toolchain.build(root, &root.join(PROGRAM), FLAGS)?;
-    if !check {
-        fs::write(root.join(OBJECT), &fresh).context(OBJECT)?;
-        fs::write(root.join(PROVENANCE), record(&toolchain, &sources, &fresh)).context(PROVENANCE)?;
-        println!("{OBJECT}: {} bytes, SHA-256 {}", fresh.len(), sha256(&fresh));
-        return Ok(());
+    toolchain.build(root, &root.join(PROGRAM), FLAGS)?;
+    for name in NAMES {
+        let fresh = toolchain.strip(root, name)?;
+        if check {
+            compare(root, name, &toolchain, &sources, &fresh)?;
+        } else {
+            let object = format!("{OBJECTS}/{name}.bpf.o");
+            fs::write(root.join(&object), &fresh).with_context(|| object.clone())?;
+            let provenance = root.join(OBJECTS).join(format!("{name}.bpf.txt"));
+            fs::write(&provenance, record(name, &toolchain, &sources, &fresh))
+                .with_context(|| provenance.display().to_string())?;
+            println!("{object}: {} bytes, SHA-256 {}", fresh.len(), sha256(&fresh));
+        }
     }
-    if record(&toolchain, &sources, &fresh) == provenance {
-        println!("the committed object is what these sources and tools give, byte for byte");
+    Ok(())
+}
+
+/// A committed object and the text beside it.
+fn committed(root: &Path, name: &str) -> Result<(Vec<u8>, String)> {
+    let place = |ending: &str| root.join(OBJECTS).join(format!("{name}.bpf.{ending}"));
+    let object = fs::read(place("o")).with_context(|| place("o").display().to_string())?;
+    let text = fs::read_to_string(place("txt")).with_context(|| place("txt").display().to_string())?;
+    Ok((object, text))
+}
+
+/// Compares a fresh object with the committed one; where other tools were used, its tests have to pass instead.
+fn compare(root: &Path, name: &str, toolchain: &Toolchain, sources: &str, fresh: &[u8]) -> Result<()> {
+    let (_, provenance) = committed(root, name)?;
+    if record(name, toolchain, sources, fresh) == provenance {
+        println!("the committed {name}.bpf.o is what these sources and tools give, byte for byte");
         return Ok(());
     }
     let same_tools = recorded(&provenance, "compiler") == Some(&toolchain.compiler_version)
@@ -59,18 +83,19 @@ pub fn run(root: &Path, check: bool, install: bool) -> Result<()> {
         && recorded(&provenance, "flags") == Some(&FLAGS.join(" "));
     ensure!(
         !same_tools,
-        "the committed object is not what these sources give with the compiler it was made with (SHA-256 {}, and it is {})",
+        "the committed {name}.bpf.o is not what these sources give with the compiler it was made with (SHA-256 {}, and it is {})",
         recorded(&provenance, "object").unwrap_or("missing"),
-        sha256(&fresh)
+        sha256(fresh)
     );
     println!(
-        "other tools than those the committed object was made with, so the bytes cannot be compared; the verdicts of the \
-         fresh object are tested instead"
+        "other tools than those the committed {name}.bpf.o was made with, so the bytes cannot be compared; the fresh object is \
+         tested instead"
     );
-    let fresh_path = root.join("target/ebpf/gate.bpf.o");
+    let fresh_path = root.join(format!("target/ebpf/{name}.bpf.o"));
+    let variable = format!("BONDGATE_{}_OBJECT", name.to_uppercase());
     let status = Command::new(env!("CARGO"))
         .current_dir(root)
-        .env("BONDGATE_GATE_OBJECT", fresh_path)
+        .env(variable, fresh_path)
         .args(["test", "--locked", "--package", "bondgate-ebpf", "--test", "verdicts", "--", "kernel::"])
         .status()
         .context("cargo test")?;
@@ -79,9 +104,9 @@ pub fn run(root: &Path, check: bool, install: bool) -> Result<()> {
 }
 
 /// The text beside the object.
-fn record(toolchain: &Toolchain, sources: &str, object: &[u8]) -> String {
+fn record(name: &str, toolchain: &Toolchain, sources: &str, object: &[u8]) -> String {
     format!(
-        "gate.bpf.o, written by `cargo xtask ebpf`; compared with the sources by `cargo xtask ebpf --check`\n\n\
+        "{name}.bpf.o, written by `cargo xtask ebpf`; compared with the sources by `cargo xtask ebpf --check`\n\n\
          compiler: {}\nlinker: {}\nflags: {}\nsources: {sources}\nobject: {}\n",
         toolchain.compiler_version,
         toolchain.linker_version,

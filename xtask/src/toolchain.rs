@@ -97,11 +97,11 @@ impl Toolchain {
         Ok(Self { cargo, rustc, linker, strip, compiler_version: version, linker_version })
     }
 
-    /// Builds the package in `program` for the BPF target and gives the stripped object.
+    /// Builds the package in `program` for the BPF target.
     ///
     /// # Errors
     /// When the compiler fails; it has said why.
-    pub fn build(&self, root: &Path, program: &Path, flags: &[&str]) -> Result<Vec<u8>> {
+    pub fn build(&self, root: &Path, program: &Path, flags: &[&str]) -> Result<()> {
         let target = root.join("target/ebpf");
         // Nothing of where it is built gets into the object.
         let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| home().join(".cargo"), PathBuf::from);
@@ -140,9 +140,17 @@ impl Toolchain {
             ])
             .arg("--target-dir")
             .arg(&target);
-        run(&mut build)?;
-        let object = target.join("bpfel-unknown-none/release/gate");
-        let stripped = target.join("gate.bpf.o");
+        run(&mut build)
+    }
+
+    /// The object of a program that was built, stripped of what is for debuggers.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be stripped.
+    pub fn strip(&self, root: &Path, name: &str) -> Result<Vec<u8>> {
+        let target = root.join("target/ebpf");
+        let object = target.join("bpfel-unknown-none/release").join(name);
+        let stripped = target.join(format!("{name}.bpf.o"));
         run(Command::new(&self.strip).arg("-g").arg(&object).arg("-o").arg(&stripped))?;
         fs::read(&stripped).with_context(|| stripped.display().to_string())
     }

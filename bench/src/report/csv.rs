@@ -10,7 +10,8 @@ pub fn render(rows: &[Row]) -> String {
         "scenario,receiver,round,shape,offered_pps,sent_pps,delivered_pps,sent,lost,duplicates,process_ns,\
          process_share,system_share,softirq_ns,per_wake,p50_us,p99_us,p999_us,max_us,memory_bytes,\
          link_bytes,group_bytes,srtla_acks,\
-         srt_acks,buffer_drops,flood_sent,registration_s,generator_late_us,harness_lost,limited_by,noisy\n",
+         srt_acks,buffer_drops,flood_sent,flood_pps,registration_s,generator_late_us,generator_behind,\
+         harness_lost,limited_by,noisy\n",
     );
     for row in rows {
         let latency = |get: fn(&crate::row::Latency) -> f64| cell(row.latency.as_ref().map(get));
@@ -41,8 +42,10 @@ pub fn render(rows: &[Row]) -> String {
             row.srt_acks.to_string(),
             cell(row.buffer_drops),
             row.flood_sent.to_string(),
+            row.flood_pps.to_string(),
             row.registration_s.to_string(),
             row.generator_late_us.to_string(),
+            cell(row.generator_behind),
             row.harness_lost.to_string(),
             quote(&row.limited_by),
             quote(&row.quiet.noisy.join("; ")),

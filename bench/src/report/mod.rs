@@ -55,8 +55,17 @@ impl<'a> Summary<'a> {
 
     /// Drops by reason, added up.
     pub fn drops(&self) -> Vec<(String, u64)> {
+        self.add_up(|row| &row.drops)
+    }
+
+    /// Drops of the gate by reason, added up.
+    pub fn gate_drops(&self) -> Vec<(String, u64)> {
+        self.add_up(|row| &row.gate_drops)
+    }
+
+    fn add_up(&self, get: impl Fn(&Row) -> &Vec<(String, u64)>) -> Vec<(String, u64)> {
         let mut drops: Vec<(String, u64)> = Vec::new();
-        for (reason, count) in self.rows.iter().flat_map(|row| &row.drops) {
+        for (reason, count) in self.rows.iter().flat_map(|row| get(row)) {
             match drops.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, sum)) => *sum += count,
                 None => drops.push((reason.clone(), *count)),

@@ -85,7 +85,9 @@ pub fn render(run: &Run) -> String {
     }
     line("of it in the kernel, %", &|s| or_none(s.spread(|r| Some(r.system_share? * 100.0)), 0));
     line("process, % of a processor", &|s| or_none(s.spread(|r| Some(r.process_share? * 100.0)), 1));
-    line("softirq (both CPUs), ns/datagram", &|s| or_none(s.spread(|r| r.softirq_ns), 0));
+    let is_exact = run.rows.iter().all(|row| row.softirq_exact);
+    let softirq = if is_exact { "softirq NET_RX, ns/datagram" } else { "softirq (sampled), ns/datagram" };
+    line(softirq, &|s| or_none(s.spread(|r| r.softirq_ns), 0));
     line("datagrams per turn", &|s| or_none(s.spread(|r| r.per_wake), 1));
     let latencies: [(&str, Get); 4] = [
         ("latency p50, us", |r| Some(r.latency.as_ref()?.p50_us)),
@@ -115,18 +117,30 @@ pub fn render(run: &Run) -> String {
         if !drops.is_empty() {
             let _ = writeln!(out, "{} dropped: {}", summary.receiver, drops.join(", "));
         }
+        let ended: Vec<String> =
+            summary.gate_drops().iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        if !ended.is_empty() {
+            let _ = writeln!(out, "{}: ended in the gate: {}", summary.receiver, ended.join(", "));
+        }
         if let Some(flood) = summary.sum(|r| Some(r.flood_sent)).filter(|sent| *sent > 0) {
-            let _ = writeln!(out, "{}: {flood} datagrams of a flood besides", summary.receiver);
+            let rate = or_none(summary.spread(|r| Some(r.flood_pps)), 0);
+            let _ = writeln!(
+                out,
+                "{}: {flood} datagrams of a flood besides, {rate} per second",
+                summary.receiver
+            );
         }
     }
     for comparison in &run.comparisons {
         let _ = writeln!(
             out,
-            "{} costs {} times what {} costs; p99.9 {} times. Verdict: {}",
+            "{} costs {} times what {} costs; p99.9 {} times, p99 of {} {} times as long. Verdict: {}",
             comparison.other,
             or_none(comparison.cost_ratio, 2),
             comparison.first,
             or_none(comparison.p999_ratio, 2),
+            comparison.first,
+            or_none(comparison.p99_ratio, 2),
             comparison.verdict
         );
     }

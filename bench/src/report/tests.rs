@@ -47,7 +47,10 @@ fn made_up(noisy: bool) -> Run {
             ..Environment::default()
         },
         scenario: Scenario { name: "made-up".into(), about: "Nothing real.".into(), ..Scenario::default() },
-        comparisons: compare::compare(&rows, Some(3.0)),
+        comparisons: compare::compare(
+            &rows,
+            compare::Targets { cost_ratio_min: Some(3.0), ..Default::default() },
+        ),
         noisy: crate::machine::reasons(rows.iter().map(|row| &row.quiet)),
         rows,
         searches: Vec::new(),

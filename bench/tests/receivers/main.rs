@@ -29,6 +29,8 @@ fn main() -> ExitCode {
     suite.test("run::flood", &[], flood);
     suite.test("run::search", &[], search);
     suite.test("run::null_sink_in_namespaces", &[Need::Namespaces], null_sink);
+    suite.test("run::generator", &[Need::Namespaces, Need::Bpf], generator);
+    suite.test("run::flood_at_the_gate", &[Need::Namespaces, Need::Bpf], flood_at_the_gate);
     suite.test("run::relay", &[], relay);
     suite.test("run::relay_of_libsrt", &[SRT], relay_of_libsrt);
     suite.test("run::peer_that_does_not_exist", &[], no_such_peer);
@@ -163,6 +165,53 @@ fn null_sink(_: &Scene) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// The generator inside the kernel: each datagram arrives once, from the link it was registered for, and is timed.
+fn generator(_: &Scene) -> Result<()> {
+    let scenario = Scenario {
+        topology: TopologyKind::Veth,
+        senders: senders::Kind::Bpf,
+        groups: 3,
+        links: 2,
+        rate_pps: 3000,
+        ..short("generator")
+    };
+    for row in go(&scenario)?.rows {
+        expect_balance(&row)?;
+        ensure!(row.sent.abs_diff(1500) < 150, "{} of about 1500 were offered", row.sent);
+        ensure!(row.duplicates == Some(0) && row.srt_acks > 0, "{row:?}");
+        ensure!(row.generator_behind.is_some(), "what did not leave alone is counted");
+        let latency = row.latency.clone().unwrap_or_default();
+        ensure!(latency.p50_us > 1.0 && latency.p50_us <= latency.max_us, "{latency:?}");
+    }
+    Ok(())
+}
+
+/// A flood of the same generator ends in the gate, and the stream beside it does not notice.
+fn flood_at_the_gate(_: &Scene) -> Result<()> {
+    let gate = Receiver { gate: true, ..Receiver::bondgate() };
+    let scenario = Scenario {
+        topology: TopologyKind::Veth,
+        senders: senders::Kind::Bpf,
+        rate_pps: 2000,
+        flood: Some(Flood { kind: FloodKind::Mixed, rate_pps: 30_000, sources: 100_000 }),
+        receivers: vec![gate.clone(), Receiver { name: "in-peace".into(), flooded: false, ..gate }],
+        ..short("flood-at-the-gate")
+    };
+    let rows = go(&scenario)?.rows;
+    rows.iter().try_for_each(expect_balance)?;
+    let [flooded, in_peace] = &rows[..] else { anyhow::bail!("two rows, not {}", rows.len()) };
+    ensure!(flooded.flood_sent > 10_000 && in_peace.flood_sent == 0, "{}", flooded.flood_sent);
+    let dropped: u64 = flooded.gate_drops.iter().map(|(_, count)| count).sum();
+    ensure!(
+        dropped == flooded.flood_sent,
+        "{} of the flood, {dropped} dropped in the gate: {:?}",
+        flooded.flood_sent,
+        flooded.gate_drops
+    );
+    ensure!(flooded.drops.is_empty(), "nothing came as far as user space: {:?}", flooded.drops);
     Ok(())
 }
 

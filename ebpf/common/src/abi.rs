@@ -560,7 +560,8 @@ impl Event {
 }
 
 /// The `N` bytes at `at`, which the caller knows to be there.
-fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+#[inline(always)]
+pub(crate) fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     if let Some(found) = bytes.get(at..at + N) {
         out.copy_from_slice(found);

@@ -340,7 +340,7 @@ impl Gate {
     }
 }
 
-fn require(missing: Vec<features::Missing>) -> Result<(), GateError> {
+pub(crate) fn require(missing: Vec<features::Missing>) -> Result<(), GateError> {
     if missing.is_empty() { Ok(()) } else { Err(GateError::Missing(missing)) }
 }
 
@@ -357,7 +357,7 @@ fn load_object(pins: Option<&Pins>) -> Result<Ebpf, GateError> {
     loader.load(crate::object::OBJECT).map_err(|error| GateError::load("its maps")(&error))
 }
 
-fn take_map(programs: &mut Ebpf, name: &str) -> Result<Map, GateError> {
+pub(crate) fn take_map(programs: &mut Ebpf, name: &str) -> Result<Map, GateError> {
     programs
         .take_map(name)
         .ok_or_else(|| GateError::Map { map: name.to_owned(), why: "is not in the object".into() })
@@ -462,7 +462,7 @@ fn refused(name: &str, mode: Mode, error: &ProgramError) -> GateError {
     GateError::Attach { interface: name.to_owned(), mode, why }
 }
 
-fn errno(error: &ProgramError) -> Option<i32> {
+pub(crate) fn errno(error: &ProgramError) -> Option<i32> {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
         if let Some(call) = error.downcast_ref::<aya::sys::SyscallError>() {

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 mod error;
 pub mod features;
 mod gate;

@@ -1,6 +1,7 @@
-//! The two questions to the kernel that aya does not ask: what a pinned link is attached to, and which map a pin is.
+//! What aya does not do: the questions what a pinned link is attached to and which map a pin is, and ending a program that is
+//! being run over and over.
 
-#![expect(unsafe_code, reason = "the bpf system call")]
+#![expect(unsafe_code, reason = "system calls")]
 
 use std::ffi::CString;
 use std::io;
@@ -95,4 +96,33 @@ pub(crate) fn xdp_link(path: &Path) -> io::Result<XdpLink> {
 /// The number of a pinned map, which no other map of this boot has.
 pub(crate) fn map_id(path: &Path) -> io::Result<u32> {
     Ok(info::<MapInfo>(path)?.id)
+}
+
+/// The signal that ends a run. Nothing else here uses the real-time ones.
+fn interruption() -> libc::c_int {
+    libc::SIGRTMIN() + 5
+}
+
+/// Sees to it that [`interrupt`] ends a system call, and no more than that.
+pub(crate) fn make_interruptible() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: all zeros are a `sigaction`: no flags, nothing masked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+    // SAFETY: the action is a live local, and its handler does nothing.
+    let result = unsafe { libc::sigaction(interruption(), &raw const action, std::ptr::null_mut()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// This thread, for [`interrupt`].
+pub(crate) fn thread_id() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// Ends the system call that a thread of this process is in. Does nothing to one that has not said who it is, or is gone.
+pub(crate) fn interrupt(thread: i32) {
+    if thread > 0 {
+        // SAFETY: takes numbers only; the signal does nothing, see `make_interruptible`.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, interruption()) };
+    }
 }

@@ -2,8 +2,10 @@
 //! another compiler: the table of named packets, a million generated ones, and what only the kernel has (counters, events,
 //! several CPUs, sockets). Without the right to load programs these are reported as ignored, with the reason.
 //!
-//! `BONDGATE_GATE_OBJECT=FILE` tests another object than the committed one.
+//! The same of the bench's programs. `BONDGATE_GATE_OBJECT=FILE` and `BONDGATE_BENCH_OBJECT=FILE` test other objects than the
+//! committed ones.
 
+mod bench;
 mod cost;
 mod fuzz;
 mod kernel;
@@ -27,6 +29,9 @@ const IN_THE_KERNEL: &[(&str, Test)] = &[
     ("buckets_refill", maps::buckets_refill),
     ("links_are_steered", sockets::links_are_steered),
     ("cost", cost_within_bounds),
+    ("bench_frames", bench::frames_are_those_of_user_space),
+    ("bench_arrivals", bench::arrivals_are_noted),
+    ("bench_softirqs", bench::softirqs_are_timed),
 ];
 
 fn main() {

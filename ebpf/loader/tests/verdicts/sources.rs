@@ -1,4 +1,4 @@
-//! What holds without a kernel: the committed object is that of the committed sources, and the gate knows a real device.
+//! What holds without a kernel: the committed objects are those of the committed sources, and the gate knows a real device.
 
 #[path = "../../../../xtask/src/sources.rs"]
 mod tree;
@@ -8,6 +8,7 @@ use std::path::Path;
 use bondgate_auth::sa1::keys::{DeviceKeys, GateKey};
 use bondgate_auth::sa1::sender::{Credentials, Greeting, Hello};
 use bondgate_auth::sa1::{Flags, ListenerId, StreamBind};
+use bondgate_ebpf::bench;
 use bondgate_ebpf::object::{OBJECT, PROVENANCE};
 use bondgate_ebpf_common::abi;
 use bondgate_ebpf_common::reason::Reason;
@@ -19,13 +20,19 @@ use crate::ensure;
 /// Whoever changes the sources builds the object again.
 pub fn object_fits() -> Result<(), Failed> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for (name, found) in [("sources", tree::sources_sha256(&root)?), ("object", tree::sha256(OBJECT))] {
-        let recorded = tree::recorded(PROVENANCE, name).ok_or(format!("gate.bpf.txt has no line {name}"))?;
-        ensure(recorded == found, || {
-            format!(
-                "{name} is {found}, and gate.bpf.txt says {recorded}: run `cargo xtask ebpf` and commit what it writes"
-            )
-        })?;
+    let sources = tree::sources_sha256(&root)?;
+    for (file, object, provenance) in
+        [("gate", OBJECT, PROVENANCE), ("bench", bench::OBJECT, bench::PROVENANCE)]
+    {
+        for (name, found) in [("sources", &sources), ("object", &tree::sha256(object))] {
+            let recorded =
+                tree::recorded(provenance, name).ok_or(format!("{file}.bpf.txt has no line {name}"))?;
+            ensure(recorded == found, || {
+                format!(
+                    "{name} is {found}, and {file}.bpf.txt says {recorded}: run `cargo xtask ebpf` and commit what it writes"
+                )
+            })?;
+        }
     }
     Ok(())
 }

@@ -255,7 +255,7 @@ pub static CATALOGUE: &[Metric] = &[
     counter(
         "bondgate_wakes_total",
         SHARD,
-        "Times the packet loop woke up; datagrams per wake tell how well batching works.",
+        "Turns of the packet loop that another thread ended early: orders of the control thread, datagrams handed over. How well batching works tell datagrams received per turn.",
         |scrape, out| per_shard(scrape, out, |shard| shard.io.wakes),
     ),
     counter(
