@@ -49,16 +49,20 @@ enum Part {
 struct Caller {
     part: Part,
     stream: u32,
+    /// Its own: datagrams of one address arrive in merged batches, which those of different publishers never do.
+    socket: SocketId,
     to: SocketAddr,
     conn: Option<ConnId>,
     is_up: bool,
 }
 
+/// The far end of a caller, and the caller's own socket.
+type Way = (SocketAddr, SocketId);
+
 /// Publishers, players, and the loop they live in.
 pub struct Callers {
     backend: AnyBackend,
-    socket: SocketId,
-    endpoint: Endpoint<SocketAddr>,
+    endpoint: Endpoint<Way>,
     all: Vec<Caller>,
     by_conn: HashMap<ConnId, usize>,
     offer: Offer,
@@ -75,27 +79,28 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Callers of the SRT servers `to`, one stream each, from one socket.
+    /// Callers of the SRT servers `to`, one stream each, each from a `socket` of its own.
     ///
     /// # Errors
-    /// When the backend cannot be opened.
-    pub fn new(socket: UdpSocket, to: &[SocketAddr], offer: Offer) -> Result<Self> {
+    /// When the backend or a socket cannot be opened.
+    pub fn new(
+        mut socket: impl FnMut() -> Result<UdpSocket>,
+        to: &[SocketAddr],
+        offer: Offer,
+    ) -> Result<Self> {
         let origin = Instant::now();
-        let limits = Limits { sockets: 4, linger_us_max: 0, ..Limits::default() };
-        let (mut backend, _) = bondgate_io::open(Choice::Auto, &limits).context("the callers' backend")?;
-        let socket = backend.add(socket, Role::Unconnected).context("the callers' socket")?;
         let streams = to.len() as u32;
-        let caller = |part, (stream, &to): (usize, &SocketAddr)| Caller {
-            part,
-            stream: stream as u32,
-            to,
-            conn: None,
-            is_up: false,
-        };
-        let mut callers: Vec<Caller> =
-            to.iter().enumerate().map(|place| caller(Part::Publisher, place)).collect();
-        for index in 0..offer.players {
-            callers.extend(to.iter().enumerate().map(|place| caller(Part::Player { index }, place)));
+        let sockets = to.len() * (1 + offer.players as usize);
+        let limits = Limits { sockets, linger_us_max: 0, ..Limits::default() };
+        let (mut backend, _) = bondgate_io::open(Choice::Auto, &limits).context("the callers' backend")?;
+        let parts =
+            std::iter::once(Part::Publisher).chain((0..offer.players).map(|index| Part::Player { index }));
+        let mut callers = Vec::with_capacity(sockets);
+        for part in parts {
+            for (stream, &to) in to.iter().enumerate() {
+                let socket = backend.add(socket()?, Role::Unconnected).context("a caller's socket")?;
+                callers.push(Caller { part, stream: stream as u32, socket, to, conn: None, is_up: false });
+            }
         }
         let config = EndpointConfig {
             listen: false,
@@ -110,7 +115,6 @@ impl Callers {
             (0..offer.players).map(|_| Sink::new(offer.magic, origin, streams as usize, None)).collect();
         Ok(Self {
             backend,
-            socket,
             endpoint: Endpoint::new(config, secret, u64::from(offer.magic), origin),
             all: callers,
             by_conn: HashMap::new(),
@@ -178,7 +182,7 @@ impl Callers {
                     latency: LATENCY,
                     ..ConnectOptions::default()
                 };
-                caller.conn = self.endpoint.connect(Instant::now(), caller.to, options);
+                caller.conn = self.endpoint.connect(Instant::now(), (caller.to, caller.socket), options);
                 if let Some(conn) = caller.conn {
                     self.by_conn.insert(conn, place);
                     free -= 1;
@@ -208,7 +212,7 @@ impl Callers {
         let now = Instant::now();
         for index in 0..received {
             let datagram = self.backend.datagram(index);
-            self.endpoint.handle(now, datagram.from, 0, datagram.bytes);
+            self.endpoint.handle(now, (datagram.from, datagram.socket), 0, datagram.bytes);
         }
         self.endpoint.handle_timeout(now);
         while let Some(event) = self.endpoint.poll_event() {
@@ -217,7 +221,8 @@ impl Callers {
         self.offer(now);
         let mut buf = [0; 2048];
         while let Some(transmit) = self.endpoint.poll_transmit(now, &mut buf) {
-            self.backend.send(self.socket, Some(transmit.to), buf.get(..transmit.len).unwrap_or_default());
+            let (to, socket) = transmit.to;
+            self.backend.send(socket, Some(to), buf.get(..transmit.len).unwrap_or_default());
         }
         self.backend.flush();
         while self.backend.next_error().is_some() {}
@@ -248,7 +253,7 @@ impl Callers {
         }
     }
 
-    fn event(&mut self, now: Instant, event: Event<SocketAddr>) -> Result<()> {
+    fn event(&mut self, now: Instant, event: Event<Way>) -> Result<()> {
         match event {
             Event::Connected { conn, .. } => {
                 if let Some(caller) = self.by_conn.get(&conn).and_then(|&place| self.all.get_mut(place)) {

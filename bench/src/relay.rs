@@ -38,7 +38,7 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
         datagram_bytes: scenario.datagram_bytes as usize,
         magic: fastrand::u32(1..),
     };
-    let mut callers = Callers::new(ground.caller_socket()?, &servers, offer)?;
+    let mut callers = Callers::new(|| ground.caller_socket(), &servers, offer)?;
     let all = scenario.groups * (1 + scenario.players);
     callers
         .connect(PATIENCE + PATIENCE_EACH * all, || running.expect_running(&scene))
