@@ -24,7 +24,7 @@ use crate::policy::{Policy, PolicySlot, wall_ms};
 use crate::shard::forward::Forward;
 use crate::shard::handoff::Handoff;
 use crate::shard::notice::Notices;
-use crate::shard::relay::{Relay, RelayConfig};
+use crate::shard::relay::{self, Relay, RelayConfig};
 use crate::shard::snapshot::SnapshotSlot;
 use crate::shard::steering::SteerOrders;
 use crate::shard::{Output, Parts, Shard, Shared};
@@ -333,11 +333,14 @@ impl ShardStart {
     fn build(self) -> anyhow::Result<(Shard<AnyBackend>, String)> {
         let config = &self.config;
         let now = Instant::now();
-        let sockets = match config.output.mode {
-            OutputMode::Relay => 8,
-            OutputMode::Forward => config.srtla.groups_max + 8,
+        let linger_us_max = config.runtime.linger_us;
+        let limits = match config.output.mode {
+            OutputMode::Relay => relay::limits(linger_us_max),
+            OutputMode::Forward => {
+                Limits { sockets: config.srtla.groups_max + 8, linger_us_max, ..Limits::default() }
+            }
         };
-        let limits = Limits { sockets, linger_us_max: config.runtime.linger_us, ..Limits::default() };
+        let sockets = limits.sockets;
         let (backend, reason) = bondgate_io::open(backend_choice(config.runtime.backend), &limits)
             .context("no packet backend works here; try runtime.backend = \"mmsg\"")?;
         let links_max = config.srtla.groups_max * config.srtla.links_per_group_max;

@@ -39,6 +39,8 @@ pub struct Limits {
     /// Upper bound, in microseconds, of the deliberate wait for more datagrams once the first has arrived. It is 0
     /// below about 2000 datagrams per second and adapts above; 0 here switches it off.
     pub linger_us_max: u32,
+    /// Datagrams per turn that the deliberate wait aims at: it is as long as so many take to come, within its bound.
+    pub linger_datagrams: u32,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
             turn_sends: 8192,
             turn_send_bytes: 1 << 20,
             linger_us_max: 300,
+            linger_datagrams: 16,
         }
     }
 }

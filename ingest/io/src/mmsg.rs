@@ -369,13 +369,20 @@ impl Backend for Mmsg {
         }
         // Sockets that the last turn did not empty: there is enough to do.
         let is_behind = !self.events.is_empty();
-        self.wait(timeout)?;
         let linger = Duration::from_micros(self.turn.linger.us().into());
-        let may_linger = !is_behind && !linger.is_zero() && timeout.is_none_or(|t| t > linger);
-        if may_linger && !self.events.is_empty() && self.events.iter().all(|event| event.u64 != WAKER) {
+        let may_linger = !is_behind && !linger.is_zero() && timeout != Some(Duration::ZERO);
+        if let Some(timeout) = timeout.filter(|timeout| may_linger && *timeout <= linger) {
+            // The caller's timers end the lingering.
             self.turn.counters.lingers += 1;
-            std::thread::sleep(linger);
+            std::thread::sleep(timeout);
             self.wait(Some(Duration::ZERO))?;
+        } else {
+            self.wait(timeout)?;
+            if may_linger && !self.events.is_empty() && self.events.iter().all(|event| event.u64 != WAKER) {
+                self.turn.counters.lingers += 1;
+                std::thread::sleep(linger);
+                self.wait(Some(Duration::ZERO))?;
+            }
         }
         if self.events.iter().any(|event| event.u64 == WAKER) && self.waker.noticed() {
             self.turn.counters.wakes += 1;

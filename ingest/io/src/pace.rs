@@ -7,8 +7,6 @@ use std::time::Instant;
 const RATE_OFF: f64 = 1_500.0;
 /// From this rate on the backend lingers.
 const RATE_ON: f64 = 2_000.0;
-/// Datagrams per wake-up aimed at.
-const BATCH_AIM: f64 = 16.0;
 /// The shortest linger that pays for itself, microseconds.
 const LINGER_US_MIN: u32 = 100;
 /// The rate is estimated once in so many turns.
@@ -18,6 +16,8 @@ const TURNS_PER_ESTIMATE: u32 = 32;
 #[derive(Debug)]
 pub(crate) struct Linger {
     us_max: u32,
+    /// Datagrams per wake-up aimed at.
+    aim: f64,
     us: u32,
     turns: u32,
     datagrams: u64,
@@ -25,8 +25,8 @@ pub(crate) struct Linger {
 }
 
 impl Linger {
-    pub(crate) fn new(us_max: u32) -> Linger {
-        Linger { us_max, us: 0, turns: 0, datagrams: 0, since: None }
+    pub(crate) fn new(us_max: u32, datagrams_aim: u32) -> Linger {
+        Linger { us_max, aim: datagrams_aim.into(), us: 0, turns: 0, datagrams: 0, since: None }
     }
 
     /// Notes a turn that brought so many datagrams.
@@ -43,7 +43,7 @@ impl Linger {
             self.us = if rate < threshold {
                 0
             } else {
-                ((BATCH_AIM * 1e6 / rate) as u32).clamp(LINGER_US_MIN.min(self.us_max), self.us_max)
+                ((self.aim * 1e6 / rate) as u32).clamp(LINGER_US_MIN.min(self.us_max), self.us_max)
             };
         }
         self.since = Some(now);
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn lingers_by_rate_with_hysteresis() {
-        let mut linger = Linger::new(300);
+        let mut linger = Linger::new(300, 16);
         let mut now = Instant::now();
         assert_eq!(linger_at(&mut linger, &mut now, 100), 0);
         assert_eq!(linger_at(&mut linger, &mut now, 1_700), 0);
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn limits_of_the_linger_are_kept() {
         let mut now = Instant::now();
-        assert_eq!(linger_at(&mut Linger::new(0), &mut now, 100_000), 0);
-        assert_eq!(linger_at(&mut Linger::new(50), &mut now, 5_000), 50);
+        assert_eq!(linger_at(&mut Linger::new(0, 16), &mut now, 100_000), 0);
+        assert_eq!(linger_at(&mut Linger::new(50, 16), &mut now, 5_000), 50);
     }
 
     /// Feeds turns of `peers` peers with `each` receives of `merged` datagrams; returns the switches.

@@ -129,7 +129,7 @@ impl Turn {
             controls: Vec::with_capacity(sends),
             errors: VecDeque::with_capacity(ERRORS_MAX),
             counters: IoCounters::default(),
-            linger: Linger::new(limits.linger_us_max),
+            linger: Linger::new(limits.linger_us_max, limits.linger_datagrams),
             gro: limits.gro,
             looked_at_drops: None,
             open: false,

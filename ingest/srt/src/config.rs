@@ -21,16 +21,19 @@ pub struct EndpointConfig {
     pub incoming_timeout: Duration,
     /// Events not yet taken by the application. Payloads wait in their buffers meanwhile.
     pub events_max: usize,
-    /// Receive buffer and announced flow window, packets. Made with each connection (100 bytes per packet).
+    /// Receive buffer and announced flow window, packets. A connection begins with one packet for each millisecond of its
+    /// latency and doubles that up to this limit when its stream needs more (64 bytes per packet, besides payloads).
     pub flow_window: usize,
-    /// Send buffer, packets. Made with each connection (70 bytes per packet).
+    /// Send buffer, packets. A connection begins with one packet for each millisecond after which it drops (a second at
+    /// least) and doubles that up to this limit when it needs more (64 bytes per packet).
     pub send_buffer: usize,
     /// Silence after which a peer is gone.
     pub peer_idle: Duration,
     /// Bytes of a chunk of the payload pool.
     pub pool_chunk_bytes: usize,
-    /// Chunks of the payload pool. With the first payload of a connection as many are made as `flow_window` and
-    /// `send_buffer` can pin, up to this limit; when all are in use, received payloads are discarded.
+    /// Chunks of the payload pool. With the first payload of a connection in a direction as many are made as what its
+    /// buffer begins with can pin, further ones when they are needed, up to this limit; when all are in use, received
+    /// payloads are discarded.
     pub pool_chunks_max: usize,
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Connection<P> {
     /// Says nothing any more: the peer has given its socket ID to a new session.
     muted: bool,
     ackacks: VecDeque<u32>,
-    /// Set aside in the payload pool since the peer's first payload.
+    /// Set aside in the payload pool since the first payload in either direction.
     reserved_chunks: usize,
     answer_due: bool,
     shutdown_due: bool,
@@ -157,15 +157,12 @@ impl<P: Copy> Connection<P> {
     pub(crate) fn on_data(&mut self, now: Micros, path: u8, packet: &DataView<'_>, pool: &mut Pool) {
         self.heard_at = now;
         self.confirmed_at.get_or_insert(now);
-        if self.reserved_chunks == 0 {
-            // Not with the handshake: whoever only plays, or never comes back, needs none. A payload is pinned by our
-            // receive buffer first, then by the send buffers of those it is sent on to.
-            let packets = self.setup.receiver.window + self.setup.send_buffer;
-            self.reserved_chunks = pool.chunks_for(packets, PAYLOAD_MAX);
-            pool.reserve(self.reserved_chunks);
-        }
         match self.state {
             State::Open | State::Finishing(_) => {
+                // Not with the handshake: whoever only plays, or never comes back, needs none.
+                if !self.receiver.has_received() {
+                    self.reserve(self.setup.receiver.slots(), pool);
+                }
                 self.receiver.on_data(now, path, packet, &self.crypto, pool);
             }
             State::Draining(_) if now < self.late_until => {
@@ -173,6 +170,14 @@ impl<P: Copy> Connection<P> {
             }
             State::Draining(_) | State::Lingering(_) => self.straggler(now),
         }
+    }
+
+    /// Sets memory aside for payloads that one of the buffers pins: at first the receive buffer of their publisher, then
+    /// the send buffers of those they are sent on to.
+    fn reserve(&mut self, packets: usize, pool: &mut Pool) {
+        let chunks = pool.chunks_for(packets, PAYLOAD_MAX);
+        self.reserved_chunks += chunks;
+        pool.reserve(chunks);
     }
 
     fn straggler(&mut self, now: Micros) {
@@ -262,7 +267,10 @@ impl<P: Copy> Connection<P> {
         }
     }
 
-    pub(crate) fn send(&mut self, now: Micros, payload: Bytes) -> bool {
+    pub(crate) fn send(&mut self, now: Micros, payload: Bytes, pool: &mut Pool) -> bool {
+        if !self.sender.has_taken() {
+            self.reserve(self.sender.slots(), pool);
+        }
         self.sender.push(now, payload)
     }
 

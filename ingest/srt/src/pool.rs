@@ -1,8 +1,8 @@
 //! Payload pool: refcounted payloads cut from large chunks that are used again once all their payloads are gone.
 //!
-//! Chunks are set aside with [`Pool::reserve`] when a stream begins, as many as its buffers can ever pin, and touched
-//! only when needed; [`Pool::copy`] then allocates nothing. Only where streams of very different latency share chunks
-//! can a few pin more than was set aside; then the pool grows once, within its limit. When every chunk is pinned and the
+//! Chunks are set aside with [`Pool::reserve`] when a stream begins, as many as its buffers begin with, and touched
+//! only when needed; [`Pool::copy`] then allocates nothing. Where buffers have grown, or streams of very different latency
+//! share chunks, more can be pinned than was set aside; then the pool grows, within its limit, and keeps what it has. When every chunk is pinned and the
 //! limit is reached, it refuses and counts: the memory of all connections together is bounded by the pool.
 
 use bytes::{Bytes, BytesMut};

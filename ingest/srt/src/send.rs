@@ -3,13 +3,14 @@
 //! Promises: new data leave as soon as the peer's window allows; a packet is retransmitted at most once per round
 //! trip, however many copies of a NAK arrive; retransmissions are paced at 1.25 times the input rate; what is
 //! older than the drop threshold leaves the buffer and is announced by DROPREQ; an ACK for what was never sent
-//! changes nothing. Its tables are made with the connection and never grow.
+//! changes nothing. Its tables never outgrow the send buffer's limit: the buffer begins with what [`slots_for`] says and
+//! is doubled when a stream needs more, the retransmission queue is made with the connection.
 
 use crate::crypto::Crypto;
 use crate::packet::{Ack, DataRepr, HEADER_LEN, LossList, Position};
 use crate::seq::{MsgNo, Seq};
 use crate::stats::Stats;
-use crate::time::{MS, Micros, NEVER, RateMeter, Rtt};
+use crate::time::{MS, Micros, NEVER, RateMeter, Rtt, slots_for};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -68,15 +69,16 @@ pub(crate) struct Sender {
 impl Sender {
     /// `window`: the peer's flow window of the handshake. `latency`: the delay the peer applies.
     pub(crate) fn new(now: Micros, isn: Seq, window: usize, entries_max: usize, latency: Micros) -> Self {
+        let drop_age = latency.max(DROP_AGE_MIN) + DROP_AGE_EXTRA;
         Self {
             base: isn,
-            entries: VecDeque::with_capacity(entries_max),
+            entries: VecDeque::with_capacity(slots_for(drop_age).min(entries_max)),
             sent: 0,
             next_msg: MsgNo::FIRST,
             queue: VecDeque::with_capacity(entries_max),
             entries_max,
             peer_window: window,
-            drop_age: latency.max(DROP_AGE_MIN) + DROP_AGE_EXTRA,
+            drop_age,
             dropped: None,
             drop_request: None,
             input: RateMeter::default(),
@@ -99,6 +101,16 @@ impl Sender {
         self.next_msg = msg_no.next();
         self.entries.push_back(Entry { payload, queued_at: now, msg_no, resent_at: None, wanted: false });
         true
+    }
+
+    /// A message was taken, ever.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.next_msg != MsgNo::FIRST || self.stats.sent > 0
+    }
+
+    /// Messages it has room for without growing.
+    pub(crate) fn slots(&self) -> usize {
+        self.entries.capacity()
     }
 
     /// Everything was acknowledged or dropped.
@@ -127,6 +139,10 @@ impl Sender {
 
     fn forget(&mut self, count: usize) {
         self.entries.drain(..count.min(self.entries.len()));
+        if self.entries.is_empty() {
+            // Begin again where the memory is still in the cache.
+            self.entries.clear();
+        }
         self.base = self.base.add(count as u32);
         self.sent = self.sent.saturating_sub(count);
     }

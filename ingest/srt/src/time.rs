@@ -51,6 +51,13 @@ pub(crate) fn duration(us: Micros) -> Duration {
     Duration::from_micros(u64::try_from(us).unwrap_or(0))
 }
 
+/// Slots that a buffer begins with which keeps packets for so long: one for each millisecond, as a stream of 10 Mb/s
+/// needs, and at least 64. A ring is walked through from end to end again and again, so one that is as large as
+/// somebody could ever need would be in memory and out of the cache for everybody.
+pub(crate) fn slots_for(time: Micros) -> usize {
+    usize::try_from(time / MS).unwrap_or(0).clamp(64, 1 << 16).next_power_of_two()
+}
+
 /// Rate over sliding half-second windows: what arrived in the last full window, or the part window when that
 /// shows more.
 #[derive(Debug, Default)]

@@ -53,7 +53,7 @@ const HANDOFF_BUDGET: usize = 256;
 /// News of other shards' links heard per turn.
 const NEWS_BUDGET: usize = 256;
 /// SRT datagrams the engine may send per turn; the rest goes in the next one.
-const TRANSMIT_BUDGET: usize = 4096;
+const TRANSMIT_BUDGET: usize = 2048;
 /// Room for rare effects: this many times what the dearest call of the receiver may want, so that one timeout pass
 /// can answer for many links.
 const ACTIONS_ROOM: usize = 16;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bondgate_io::Limits;
 use bondgate_proto::GroupKey;
 use bondgate_proto::receiver::{Command, Notice as SrtlaNotice};
 use bondgate_srt::{AcceptOptions, ConnId, Endpoint, EndpointConfig, Event, IncomingId, RejectReason};
@@ -60,6 +61,19 @@ pub struct RelayConfig {
     pub linger: Duration,
     /// Most players of one stream.
     pub players_per_stream_max: usize,
+}
+
+/// What a relay's backend may use. SRT's timers keep to whole milliseconds and payloads wait for their time anyway, so a
+/// busy shard takes one turn in a millisecond, unless it is never to wait (`linger_us_max` 0). What a turn may send (see
+/// `TRANSMIT_BUDGET`) fits into it.
+pub fn limits(linger_us_max: u32) -> Limits {
+    Limits {
+        sockets: 8,
+        turn_send_bytes: 4 << 20,
+        linger_us_max: if linger_us_max == 0 { 0 } else { 1000 },
+        linger_datagrams: 64,
+        ..Limits::default()
+    }
 }
 
 /// A publisher that has sent nothing for this long may be replaced by another one.

@@ -577,14 +577,15 @@ impl Backend for Uring {
         }
         self.enable()?;
         self.push_requests();
-        let linger_us = match timeout {
-            Some(timeout) if timeout.as_micros() <= u128::from(self.turn.linger.us()) => 0,
-            _ => self.turn.linger.us(),
-        };
+        let linger_us = self.turn.linger.us();
         if !self.aside.is_empty() || timeout == Some(Duration::ZERO) {
             self.enter(0, None, 0)?;
         } else if linger_us == 0 {
             self.enter(1, timeout, 0)?;
+        } else if timeout.is_some_and(|timeout| timeout.as_micros() <= u128::from(linger_us)) {
+            // The caller's timers end the lingering.
+            self.turn.counters.lingers += 1;
+            self.enter(LINGER_COMPLETIONS, timeout, 0)?;
         } else if self.min_wait {
             self.turn.counters.lingers += 1;
             self.enter(LINGER_COMPLETIONS, timeout, linger_us)?;

@@ -69,6 +69,8 @@ pub struct Endpoint<P> {
     /// No later than the earliest deadline.
     wake_at: Micros,
     free: Vec<u32>,
+    /// Slots from here on have never been used.
+    slots_used: usize,
     /// Bits of a socket ID that are the slot's index.
     index_mask: u32,
     /// Slots with something to send, and whether a slot is in there.
@@ -98,6 +100,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             deadlines: vec![NEVER; connections_max],
             wake_at: NEVER,
             free: (0..connections_max as u32).rev().collect(),
+            slots_used: 0,
             index_mask: connections_max.next_power_of_two() as u32 - 1,
             ready: VecDeque::with_capacity(connections_max),
             is_ready: vec![false; connections_max],
@@ -207,8 +210,10 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
     /// See [`SendError`]; nothing was taken then.
     pub fn send(&mut self, now: Instant, conn: ConnId, payload: Bytes) -> Result<(), SendError> {
         let now = self.clock.micros(now);
-        let Some((index, connection)) = self.live(conn) else {
-            return Err(SendError::NotConnected);
+        let Some(index) = self.find(conn.0) else { return Err(SendError::NotConnected) };
+        let connection = match self.slots.get_mut(index) {
+            Some(Slot::Live(connection)) if connection.is_alive() => connection,
+            _ => return Err(SendError::NotConnected),
         };
         if !connection.is_open() {
             return Err(SendError::Closing);
@@ -216,7 +221,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
         if payload.is_empty() || payload.len() > connection.setup.payload_max {
             return Err(SendError::BadLength);
         }
-        if !connection.send(now, payload) {
+        if !connection.send(now, payload, &mut self.pool) {
             return Err(SendError::Full);
         }
         self.touch(now, index);
@@ -279,13 +284,15 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             return;
         }
         self.expire_incoming(now);
-        for index in 0..self.deadlines.len() {
-            if self.deadlines.get(index).is_some_and(|deadline| *deadline <= now) {
-                self.run_timers(now, index);
+        self.wake_at = self.listener.next_at();
+        for index in 0..self.slots_used {
+            match self.deadlines.get(index) {
+                // This sets the new deadline, and the waking time by it.
+                Some(at) if *at <= now => self.run_timers(now, index),
+                Some(at) => self.wake_at = self.wake_at.min(*at),
+                None => break,
             }
         }
-        let earliest = self.deadlines.iter().copied().min().unwrap_or(NEVER);
-        self.wake_at = earliest.min(self.listener.next_at());
     }
 
     fn run_timers(&mut self, now: Micros, index: usize) {
@@ -371,7 +378,12 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event<P>> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() {
+            // Begin again where the memory is still in the cache.
+            self.events.clear();
+        }
+        event
     }
 
     /// State and totals of a connection, until it has closed.
@@ -422,6 +434,7 @@ impl<P: Copy + Eq + Hash> Endpoint<P> {
             self.release(lingering?);
         }
         let index = self.free.pop()?;
+        self.slots_used = self.slots_used.max(index as usize + 1);
         // Bit 30 marks groups in libsrt, bit 31 would be negative there; 0 is the listener.
         let random = self.keys.random() ^ now as u32;
         let id = (random & !self.index_mask & 0x3FFF_FFFF) | index;

@@ -1,11 +1,11 @@
 //! The receive buffer: one slot per sequence number from the next to deliver to the highest seen.
 //!
 //! It knows what is there, what is missing and what was given up; it knows nothing of time except the stamps it
-//! is handed. Promises: never more slots than the flow window, all made at creation; payloads leave in order, once
-//! each; insertion and removal cost O(1) amortised.
+//! is handed. Promises: never more slots than the flow window; what is made at creation is doubled when a stream needs
+//! more, and never made smaller; payloads leave in order, once each; insertion and removal cost O(1) amortised.
 
 use crate::seq::Seq;
-use crate::time::Micros;
+use crate::time::{Micros, NEVER};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -29,11 +29,21 @@ enum State {
     Void,
 }
 
+/// One cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Slot {
-    /// When a later packet showed that this one is missing; `None` when it came in order.
-    gap_at: Option<Micros>,
+    /// When a later packet showed that this one is missing; [`NEVER`] when it came in order.
+    gap_at: Micros,
     state: State,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+impl Slot {
+    fn missing_since(gap_at: Micros) -> Self {
+        Self { gap_at, state: State::Missing }
+    }
 }
 
 /// What a sequence number would mean to the buffer.
@@ -76,9 +86,10 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn new(isn: Seq, window: usize) -> Self {
+    /// Never more than `window` slots, `slots` to begin with.
+    pub(crate) fn new(isn: Seq, window: usize, slots: usize) -> Self {
         let window = window.max(1);
-        let slots = VecDeque::with_capacity(window);
+        let slots = VecDeque::with_capacity(slots.min(window));
         Self { base: isn, slots, window, received: 0, lead: 0, ack_next: isn }
     }
 
@@ -125,9 +136,9 @@ impl Buffer {
         }
         match self.slots.get(offset) {
             None => Place::New { missing: (offset - self.slots.len()) as u32 },
-            Some(Slot { state: State::Missing, gap_at }) => Place::Fills { gap_at: gap_at.unwrap_or(0) },
+            Some(Slot { state: State::Missing, gap_at }) => Place::Fills { gap_at: *gap_at },
             Some(Slot { state: State::Received { retransmitted: true, .. }, gap_at }) => {
-                Place::Duplicate { gap_at: *gap_at }
+                Place::Duplicate { gap_at: Some(*gap_at).filter(|at| *at != NEVER) }
             }
             Some(_) => Place::Duplicate { gap_at: None },
         }
@@ -147,10 +158,10 @@ impl Buffer {
         }
         let Ok(offset) = usize::try_from(seq.distance(self.base)) else { return false };
         while self.slots.len() < offset {
-            self.slots.push_back(Slot { gap_at: Some(now), state: State::Missing });
+            self.slots.push_back(Slot::missing_since(now));
         }
         if self.slots.len() == offset {
-            self.slots.push_back(Slot { gap_at: None, state: State::Missing });
+            self.slots.push_back(Slot::missing_since(NEVER));
         }
         let Some(slot) = self.slots.get_mut(offset) else { return false };
         slot.state = match received {
@@ -171,7 +182,7 @@ impl Buffer {
     pub(crate) fn settle(&mut self, seq: Seq) {
         let Ok(offset) = usize::try_from(seq.distance(self.base)) else { return };
         if let Some(slot) = self.slots.get_mut(offset) {
-            slot.gap_at = None;
+            slot.gap_at = NEVER;
         }
     }
 
@@ -183,7 +194,7 @@ impl Buffer {
             return 0;
         }
         while self.slots.len() <= end as usize {
-            self.slots.push_back(Slot { gap_at: Some(now), state: State::Missing });
+            self.slots.push_back(Slot::missing_since(now));
         }
         let start = first.distance(self.base).max(0) as usize;
         let mut count = 0;

@@ -113,7 +113,7 @@ mod tests {
     use bytes::Bytes;
 
     fn buffer_with(present: &[u32]) -> Buffer {
-        let mut buffer = Buffer::new(Seq::new(0), 8192);
+        let mut buffer = Buffer::new(Seq::new(0), 8192, 64);
         for seq in present {
             let received = Received { payload: Bytes::new(), due_at: 0, source_us: 0 };
             assert!(buffer.insert(0, Seq::new(*seq), false, Some(received)));

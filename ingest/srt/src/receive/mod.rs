@@ -16,7 +16,7 @@ use crate::packet::{Ack, AckRates, AckTiming, DataView, LossListWriter};
 use crate::pool::Pool;
 use crate::seq::Seq;
 use crate::stats::Stats;
-use crate::time::{MS, Micros, NEVER, RateMeter, Rtt, duration};
+use crate::time::{MS, Micros, NEVER, RateMeter, Rtt, duration, slots_for};
 use buffer::{Buffer, Place, Popped, Received};
 use hold::ReorderHold;
 use loss::Losses;
@@ -69,6 +69,13 @@ pub(crate) struct ReceiverSetup {
     pub(crate) rexmit_flag: bool,
 }
 
+impl ReceiverSetup {
+    /// Slots of the receive buffer to begin with.
+    pub(crate) fn slots(&self) -> usize {
+        slots_for(self.latency).min(self.window)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -90,7 +97,7 @@ impl Receiver {
     pub(crate) fn new(setup: &ReceiverSetup) -> Self {
         let now = setup.arrived_at;
         Self {
-            buffer: Buffer::new(setup.isn, setup.window),
+            buffer: Buffer::new(setup.isn, setup.window, setup.slots()),
             losses: Losses::new(setup.window),
             hold: ReorderHold::new(now, setup.isn, setup.latency),
             tsbpd: Tsbpd::new(now, setup.timestamp, setup.latency),

@@ -101,7 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn buffer_agrees_with_the_oracle(isn in prop_oneof![Just(0u32), Just(Seq::MAX - 20), 0..=Seq::MAX], steps in prop::collection::vec(step(), 1..200)) {
-        let mut buffer = Buffer::new(Seq::new(isn), WINDOW as usize);
+        let mut buffer = Buffer::new(Seq::new(isn), WINDOW as usize, 8);
         let mut oracle = Oracle::default();
         let seq = |at: i64| if at < 0 { Seq::new(isn).sub(-at as u32) } else { Seq::new(isn).add(at as u32) };
         let mut now = 0;
