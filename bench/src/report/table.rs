@@ -110,6 +110,11 @@ pub fn render(run: &Run) -> String {
     line("dropped at receive buffers", &|s| {
         s.sum(|r| r.buffer_drops).map_or_else(|| "not measured".into(), |n| n.to_string())
     });
+    if run.rows.iter().any(|row| row.generator_behind.is_some()) {
+        line("left when the next was due, %", &|s| {
+            or_none(s.spread(|r| Some(r.generator_behind? as f64 * 100.0 / r.sent.max(1) as f64)), 1)
+        });
+    }
     line("limited by", &|s| s.limits());
     for summary in &summaries {
         let drops: Vec<String> =
@@ -126,7 +131,7 @@ pub fn render(run: &Run) -> String {
             let rate = or_none(summary.spread(|r| Some(r.flood_pps)), 0);
             let _ = writeln!(
                 out,
-                "{}: {flood} datagrams of a flood besides, {rate} per second",
+                "{}: {flood} datagrams of a flood besides, {rate} per second from one processor",
                 summary.receiver
             );
         }

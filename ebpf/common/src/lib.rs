@@ -1,5 +1,5 @@
 //! The gate, without its maps: what the XDP program decides and how its maps are laid out; and the same of the programs of the
-//! bench, in [`bench`].
+//! bench, in [`bench`](mod@bench).
 //!
 //! Compiled twice from the same source: into the BPF program, and into user space, where the loader fills the maps and the
 //! tests hold the two against each other. Promises: `no_std`, no `unsafe`, no allocation; no frame, however cut or forged,
