@@ -4,7 +4,7 @@
 //! starts the process under test; [`far_end`] is both ends around it in one loop, a [`swarm`] of registered senders and a
 //! [`sink`], whose data a [`generator`] inside the kernel can send; [`trial`] puts them together (for relays [`relay`] and [`callers`] do) and yields one [`row`](row::Row) of figures; [`run`], [`search`], [`compare`]
 //! and [`flood`] decide which trials to make; [`report`] renders rows. [`machine`] says what machine this is and whether it
-//! was quiet.
+//! was quiet, [`wakes`] what waking up costs it.
 //!
 //! Promises: load is offered by the clock and never waits for the receiver; latency counts from the time a datagram was to be
 //! sent; what the harness itself costs or loses is never counted as the receiver's; a figure that was not measured is
@@ -33,3 +33,4 @@ pub mod stats;
 pub mod swarm;
 pub mod topology;
 pub mod trial;
+pub mod wakes;

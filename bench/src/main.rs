@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use bondgate_bench::receiver::Programs;
 use bondgate_bench::scenario::{Flood, FloodKind, Kind, Receiver, Scenario};
-use bondgate_bench::{report, run};
+use bondgate_bench::{report, run, wakes};
 use clap::{Args, Parser, Subcommand};
 
 /// Measures SRTLA receivers: cost, loss and latency, side by side in one run.
@@ -61,6 +61,12 @@ enum Command {
     },
     /// Lists the built-in scenarios.
     List,
+    /// Measures what it costs this machine to sleep and wake up, which figures at part load consist of.
+    Wakes {
+        /// Datagrams per second to share the cost among.
+        #[arg(long, default_value_t = 50_000)]
+        rate: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -146,6 +152,10 @@ fn dispatch(command: Command) -> Result<()> {
                 let run = run::load(&path)?;
                 print(&render(&run, format)?);
             }
+            Ok(())
+        }
+        Command::Wakes { rate } => {
+            print(&wakes::render(&wakes::measure()?, rate));
             Ok(())
         }
         Command::List => {

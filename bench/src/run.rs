@@ -1,6 +1,7 @@
 //! A whole scenario: all receivers in turns, round after round, and the folder it is kept in.
 //!
-//! Promise: receivers take turns within every round, and who begins changes from round to round.
+//! Promises: receivers take turns within every round, and who begins changes from round to round. A round in which the machine
+//! was not quiet is made again, whatever it said, and what it said is kept beside the others.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,9 @@ use crate::trial::{self, Plan};
 /// Length of a probe of a search.
 const PROBE: Duration = Duration::from_millis(800);
 
+/// Rounds made again because of noise, for each round of the scenario.
+const REPEATS_PER_ROUND: u32 = 2;
+
 /// Everything about a run. This is the raw data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
@@ -28,14 +32,24 @@ pub struct Run {
     pub environment: Environment,
     /// The scenario as it was run.
     pub scenario: Scenario,
-    /// All trials.
+    /// The trials that count.
     pub rows: Vec<Row>,
+    /// Trials of rounds that were made again because the machine was not quiet.
+    #[serde(default)]
+    pub set_aside: Vec<Row>,
     /// Searches, by receiver and round.
     pub searches: Vec<(String, u32, Found)>,
     /// Ratios.
     pub comparisons: Vec<Comparison>,
     /// Why there is no verdict; empty if there can be one.
     pub noisy: Vec<String>,
+}
+
+impl Run {
+    /// Rounds that were made again because of noise.
+    pub fn rounds_repeated(&self) -> usize {
+        self.set_aside.len() / self.scenario.receivers.len().max(1)
+    }
 }
 
 /// Runs a scenario; `tell` gets a line whenever something is done.
@@ -60,11 +74,24 @@ pub fn run(scenario: &Scenario, programs: &Programs, mut tell: impl FnMut(&str))
             "latency and cost at {rate_pps} datagrams/s, half of the slowest receiver's rate without loss"
         ));
     }
+    let mut set_aside = Vec::new();
+    let mut repeats = scenario.rounds * REPEATS_PER_ROUND;
     for round in 0..scenario.rounds {
-        for receiver in in_turns(&scenario.receivers, round) {
-            let row = trial::run(Plan { rate_pps, ..Plan::new(scenario, receiver, programs, round) })?;
-            tell(&report::table::progress(&row));
-            rows.push(row);
+        loop {
+            let mut trials = Vec::new();
+            for receiver in in_turns(&scenario.receivers, round) {
+                let row = trial::run(Plan { rate_pps, ..Plan::new(scenario, receiver, programs, round) })?;
+                tell(&report::table::progress(&row));
+                trials.push(row);
+            }
+            let is_quiet = trials.iter().all(|row: &Row| row.quiet.noisy.is_empty());
+            if is_quiet || repeats == 0 {
+                rows.extend(trials);
+                break;
+            }
+            repeats -= 1;
+            set_aside.extend(trials);
+            tell(&format!("round {round} is made again, because the machine was not quiet"));
         }
     }
     // In the order of the file, so that the first stays the first.
@@ -78,6 +105,7 @@ pub fn run(scenario: &Scenario, programs: &Programs, mut tell: impl FnMut(&str))
         comparisons: compare::compare(&rows, scenario.targets()),
         noisy: machine::reasons(rows.iter().map(|row| &row.quiet)),
         rows,
+        set_aside,
         searches,
     })
 }

@@ -28,7 +28,13 @@ pub fn render(run: &Run) -> String {
         );
     }
     if run.noisy.is_empty() {
-        out.push_str("The machine was quiet.");
+        out.push_str("The machine was quiet");
+        match run.rounds_repeated() {
+            0 => out.push('.'),
+            repeated => {
+                let _ = write!(out, "; {repeated} more rounds, in which it was not, were set aside.");
+            }
+        }
     } else {
         let _ = write!(
             out,

@@ -149,6 +149,10 @@ pub fn render(run: &Run) -> String {
             comparison.verdict
         );
     }
+    let repeated = run.rounds_repeated();
+    if repeated > 0 {
+        let _ = writeln!(out, "{repeated} more rounds were set aside because the machine was not quiet");
+    }
     if !run.noisy.is_empty() {
         let _ = writeln!(out, "NOISY, no verdict: {}", run.noisy.join("; "));
     }

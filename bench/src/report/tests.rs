@@ -3,7 +3,7 @@ use crate::compare;
 use crate::machine::{Environment, Quiet};
 use crate::row::Latency;
 use crate::run::{self, Run};
-use crate::scenario::Scenario;
+use crate::scenario::{Receiver, Scenario};
 
 fn row(receiver: &str, round: u32, process_ns: f64) -> Row {
     Row {
@@ -52,6 +52,7 @@ fn made_up(noisy: bool) -> Run {
             compare::Targets { cost_ratio_min: Some(3.0), ..Default::default() },
         ),
         noisy: crate::machine::reasons(rows.iter().map(|row| &row.quiet)),
+        set_aside: Vec::new(),
         rows,
         searches: Vec::new(),
     }
@@ -117,4 +118,14 @@ fn a_run_is_kept_and_read_again() {
         assert!(folder.parent().unwrap().join("environment.json").is_file());
     }
     assert!(run::load(&dir.path().join("nothing")).is_err());
+}
+
+#[test]
+fn rounds_that_were_set_aside_are_told() {
+    let mut run = made_up(false);
+    assert!(!table::render(&run).contains("set aside"));
+    run.scenario.receivers = vec![Receiver::bondgate(), Receiver::baseline()];
+    run.set_aside = vec![Row::default(); 4];
+    assert!(table::render(&run).contains("2 more rounds were set aside"));
+    assert!(conclusion::render(&run).contains("2 more rounds"));
 }
