@@ -255,7 +255,7 @@ pub static CATALOGUE: &[Metric] = &[
     counter(
         "bondgate_wakes_total",
         SHARD,
-        "Turns of the packet loop that another thread ended early: orders of the control thread, datagrams handed over. How well batching works tell datagrams received per turn.",
+        "Turns of the packet loop that another thread ended early: orders of the control thread, datagrams handed over. Datagrams received per turn tell how well batching works.",
         |scrape, out| per_shard(scrape, out, |shard| shard.io.wakes),
     ),
     counter(
