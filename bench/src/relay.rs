@@ -15,6 +15,8 @@ use crate::senders;
 use crate::topology::{Ground, SinkKind};
 use crate::trial::Plan;
 
+/// Less than this share of the rate, and it is the harness that could not keep up.
+const OFFERED_LEAST: f64 = 0.95;
 /// How long all callers may take to connect, and one more for each.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE_EACH: Duration = Duration::from_millis(100);
@@ -96,6 +98,8 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
         "the receiver's processor"
     } else if refused > 0 {
         "the publishers' send buffers"
+    } else if sent as f64 / seconds < OFFERED_LEAST * plan.rate_pps as f64 {
+        "the generator"
     } else {
         "the offered rate"
     };
