@@ -190,8 +190,6 @@ pub struct Scenario {
     pub egress_gso: bool,
     /// How links send.
     pub senders: SendersKind,
-    /// What comes back to the senders costs the harness's processor its stack, not the receiver's.
-    pub return_stack_apart: bool,
     /// Measures a quarter of the groups first, to tell what memory grows by with each.
     pub memory_growth: bool,
     /// How senders register.
@@ -251,7 +249,6 @@ impl Default for Scenario {
             sink: SinkKind::Count,
             egress_gso: true,
             senders: SendersKind::Sockets,
-            return_stack_apart: false,
             memory_growth: false,
             auth: Auth::Stock,
             groups: 1,
@@ -391,9 +388,6 @@ impl Scenario {
             if self.kind == Kind::Search {
                 return Some(("sink", "a search needs \"count\": loss is counted one by one".into()));
             }
-        }
-        if self.return_stack_apart && self.topology != TopologyKind::Veth {
-            return Some(("return_stack_apart", "needs topology = \"veth\"".into()));
         }
         if self.memory_growth && self.groups < 4 {
             return Some(("memory_growth", "a quarter of the groups must be one at least".into()));

@@ -202,23 +202,6 @@ impl Ground {
         })
     }
 
-    /// Lets this processor take in what comes back to the senders' host, in place of the one that sent it.
-    ///
-    /// # Errors
-    /// Without hosts, or where the kernel cannot be told.
-    pub fn return_stack_apart(&mut self, cpu: usize) -> Result<()> {
-        let Some(hosts) = &self.hosts else { bail!("return_stack_apart needs topology veth") };
-        let script = format!("echo {:x} > /sys/class/net/up0/queues/rx-0/rps_cpus", 1_u64 << cpu);
-        let mut command = Command::new("sh");
-        command.args(["-c", &script]);
-        let output = hosts.senders.wrap(&command).output().context("cannot run sh")?;
-        if !output.status.success() {
-            bail!("cannot choose the processor of up0: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        self.description.push_str("; the harness pays for the stack of what comes back");
-        Ok(())
-    }
-
     /// What becomes of what is forwarded.
     pub fn sink_kind(&self) -> SinkKind {
         self.sink

@@ -115,10 +115,7 @@ pub fn run(plan: Plan<'_>) -> Result<Row> {
 fn one(plan: Plan<'_>) -> Result<Row> {
     let scenario = plan.scenario;
     let scene = Scene::new("bench")?;
-    let mut ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso, scenario.senders)?;
-    if scenario.return_stack_apart {
-        ground.return_stack_apart(HARNESS_CPU)?;
-    }
+    let ground = Ground::new(scenario.topology, scenario.sink, scenario.egress_gso, scenario.senders)?;
     let auth = match scenario.auth {
         Auth::Stock => SwarmAuth::Stock,
         Auth::Sa1 => {

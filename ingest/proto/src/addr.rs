@@ -4,7 +4,7 @@
 //! reports IPv4 peers as v4-mapped IPv6; both spellings become the same value here.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Where a link sends from: IP address *and* port, normalised.
 ///
@@ -20,10 +20,16 @@ pub struct LinkAddr {
 pub(crate) type AddrOctets = [u8; 22];
 
 impl From<AddrOctets> for LinkAddr {
+    #[inline]
     fn from(octets: AddrOctets) -> Self {
         let [ip @ .., p1, p0, s3, s2, s1, s0] = octets;
-        let (port, scope) = (u16::from_be_bytes([p1, p0]), u32::from_be_bytes([s3, s2, s1, s0]));
-        Self::new(SocketAddrV6::new(ip.into(), port, 0, scope).into())
+        let (ip, port) = (u128::from_be_bytes(ip), u16::from_be_bytes([p1, p0]));
+        let addr = if ip >> 32 == 0xffff {
+            SocketAddrV4::new((ip as u32).into(), port).into()
+        } else {
+            SocketAddrV6::new(ip.into(), port, 0, u32::from_be_bytes([s3, s2, s1, s0])).into()
+        };
+        Self { addr }
     }
 }
 
@@ -101,5 +107,8 @@ mod tests {
         assert_eq!(a, b);
         assert_ne!(b, c);
         assert_ne!(b.octets(), c.octets());
+        for addr in [a, c, link("192.0.2.7:5000"), link("[2001:db8::1]:1"), link("[::192.0.2.7]:9")] {
+            assert_eq!(LinkAddr::from(addr.octets()), addr);
+        }
     }
 }
