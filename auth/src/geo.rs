@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::cidr::Cidr;
 use crate::prefix::PrefixSet;
@@ -113,7 +114,7 @@ impl fmt::Display for GeoFinding {
 /// Networks by country, and the rules for them.
 #[derive(Clone, Debug)]
 pub struct GeoSet {
-    networks: PrefixSet<Country>,
+    networks: Arc<PrefixSet<Country>>,
     exempt: PrefixSet<()>,
     rules: GeoRules,
 }
@@ -121,8 +122,13 @@ pub struct GeoSet {
 impl GeoSet {
     /// The rules for `networks`. Whatever is in none of them is unknown.
     pub fn new(networks: PrefixSet<Country>, rules: GeoRules) -> Self {
-        let exempt = if rules.exempt_private { private_networks().collect() } else { PrefixSet::default() };
-        Self { networks, exempt, rules }
+        Self { networks: Arc::new(networks), exempt: exempt(&rules), rules }
+    }
+
+    /// Other rules for the same networks. Cheap.
+    #[must_use]
+    pub fn with_rules(&self, rules: GeoRules) -> Self {
+        Self { networks: Arc::clone(&self.networks), exempt: exempt(&rules), rules }
     }
 
     /// What is to be said of `ip`.
@@ -167,6 +173,10 @@ impl GeoSet {
         let table: PrefixSet<bool> = unknown.into_iter().chain(known).chain(exempt).collect();
         table.aggregated()
     }
+}
+
+fn exempt(rules: &GeoRules) -> PrefixSet<()> {
+    if rules.exempt_private { private_networks().collect() } else { PrefixSet::default() }
 }
 
 /// Networks without a country: loopback, private use (RFC 1918, RFC 4193), behind carriers' translators (RFC 6598), on link.

@@ -54,6 +54,11 @@ impl Strength {
             Self::Sa1Token => "sa1+token",
         }
     }
+
+    /// What is missing of it after so much was proven is what a good token brings.
+    fn takes_token(self, proven: Self) -> bool {
+        self < Self::Sa1 || proven >= Self::Sa1
+    }
 }
 
 impl fmt::Display for Strength {
@@ -246,15 +251,15 @@ fn refuse<T>(code: u16, label: &'static str, why: impl Into<String>) -> Result<T
     Err(StreamRefusal { code, label, why: why.into() })
 }
 
-/// The rules in force. Immutable but for the marks of spent tokens; shared by all shards.
-#[derive(Debug)]
+/// The rules in force. Immutable but for the marks of spent tokens; shared by all shards. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct StreamPolicy {
     default: Option<Strength>,
-    named: HashMap<Box<str>, Strength>,
+    named: Arc<HashMap<Box<str>, Strength>>,
     play: Play,
-    tenants: HashSet<Box<str>>,
+    tenants: Arc<HashSet<Box<str>>>,
     /// By stream.
-    tokens: HashMap<Box<str>, Vec<Held>>,
+    tokens: Arc<HashMap<Box<str>, Vec<Held>>>,
 }
 
 impl StreamPolicy {
@@ -269,35 +274,36 @@ impl StreamPolicy {
         named: impl IntoIterator<Item = (Box<str>, Strength)>,
         play: Play,
     ) -> Self {
-        let named = named.into_iter().collect();
-        Self { default, named, play, tenants: HashSet::new(), tokens: HashMap::new() }
+        let named = Arc::new(named.into_iter().collect());
+        Self { default, named, play, tenants: Arc::default(), tokens: Arc::default() }
     }
 
-    /// With these tenants, whose names are the first part of their streams' names.
+    /// The same demands, with these tenants, whose names are the first part of their streams' names, and these tokens instead
+    /// of those there were. Tokens that were seen used stay used, even if the keyring does not know it yet.
     #[must_use]
-    pub fn with_tenants(mut self, tenants: impl IntoIterator<Item = Box<str>>) -> Self {
-        self.tenants.extend(tenants);
-        self
-    }
-
-    /// With these tokens. Those that `previous` has seen used stay used, even if the keyring does not know it yet.
-    #[must_use]
-    pub fn with_tokens(
-        mut self,
+    pub fn with_keyring(
+        &self,
+        tenants: impl IntoIterator<Item = Box<str>>,
         tokens: impl IntoIterator<Item = TokenRule>,
-        previous: Option<&Self>,
     ) -> Self {
+        let mut held: HashMap<Box<str>, Vec<Held>> = HashMap::new();
         for rule in tokens {
-            let known = previous.and_then(|previous| {
-                previous.tokens.get(&rule.stream)?.iter().find(|held| held.rule.hash.same(&rule.hash))
-            });
+            let known = self.tokens.get(&rule.stream).into_iter().flatten();
+            let known = known.into_iter().find(|held| held.rule.hash.same(&rule.hash));
             let spent = known.map(|held| Arc::clone(&held.spent)).unwrap_or_default();
             if rule.spent {
                 spent.store(true, Ordering::Relaxed);
             }
-            self.tokens.entry(rule.stream.clone()).or_default().push(Held { rule, spent });
+            held.entry(rule.stream.clone()).or_default().push(Held { rule, spent });
         }
-        self
+        let tenants = Arc::new(tenants.into_iter().collect());
+        Self { tenants, tokens: Arc::new(held), ..self.clone() }
+    }
+
+    /// The same demands, with the tenants and tokens of `other`.
+    #[must_use]
+    pub fn with_keyring_of(self, other: &Self) -> Self {
+        Self { tenants: Arc::clone(&other.tenants), tokens: Arc::clone(&other.tokens), ..self }
     }
 
     /// What publishing the stream demands; `None` when there is no such stream.
@@ -310,9 +316,21 @@ impl StreamPolicy {
         crate::keyring::name::tenant_of(stream).filter(|tenant| self.tenants.contains(*tenant))
     }
 
-    /// Whether there is such a token, used up or expired as it may be. Who was let in by one may stay until it is revoked.
-    pub fn knows_token(&self, id: &TokenId) -> bool {
-        self.tokens.values().flatten().any(|held| held.rule.hash.id() == *id)
+    /// Whether somebody who was let in may stay: what the stream demands may have changed since, and what was shown, or the
+    /// token that was needed may be gone. One that is used up or has expired meanwhile still does.
+    pub fn keeps(&self, wish: Wish, stream: &str, token: Option<&TokenId>, proof: &Proof<'_>) -> bool {
+        let tokens = self.tokens.get(stream).into_iter().flatten();
+        let has_token = token.is_some_and(|id| tokens.into_iter().any(|held| held.rule.hash.id() == *id));
+        if token.is_some() && !has_token {
+            return false;
+        }
+        match wish {
+            Wish::Play => has_token || self.play == Play::Open,
+            Wish::Publish => match (self.demand(stream), self.proven(stream, proof)) {
+                (Some(demand), Ok(proven)) => proven >= demand || (has_token && demand.takes_token(proven)),
+                (None, _) | (_, Err(_)) => false,
+            },
+        }
     }
 
     /// Decides. To be asked once per caller: a token for one caller is spent by a yes.
@@ -333,33 +351,37 @@ impl StreamPolicy {
         let Some(demand) = self.demand(ask.stream) else {
             return refuse(UNKNOWN, "stream_unknown", "there is no such stream");
         };
-        let proven = match &ask.proof {
+        let proven = self.proven(ask.stream, &ask.proof)?;
+        if proven >= demand {
+            return Ok(Grant { token: None, spent: false });
+        }
+        if !demand.takes_token(proven) {
+            return refuse(
+                FORBIDDEN,
+                "sa1_required",
+                format!("the stream demands {demand}: only a device with a key can publish it"),
+            );
+        }
+        if demand == Strength::Cidr && ask.token.is_none() {
+            return refuse(
+                UNAUTHORIZED,
+                "address",
+                format!("{} is not listed for stock senders, and there is no token", ask.from.to_canonical()),
+            );
+        }
+        self.redeem(ask, wall_ms)
+    }
+
+    /// What a publisher has proven without a token.
+    fn proven(&self, stream: &str, proof: &Proof<'_>) -> Result<Strength, StreamRefusal> {
+        Ok(match proof {
             Proof::Device { rules, bind } => {
-                self.owns(rules, bind, ask.stream)?;
+                self.owns(rules, bind, stream)?;
                 Strength::Sa1
             }
             Proof::Stock { listed: true } | Proof::Plain { listed: true } => Strength::Cidr,
             Proof::Stock { listed: false } | Proof::Plain { listed: false } => Strength::Open,
-        };
-        if proven >= demand {
-            return Ok(Grant { token: None, spent: false });
-        }
-        match (demand, proven) {
-            (Strength::Sa1 | Strength::Sa1Token, Strength::Open | Strength::Cidr | Strength::Token) => {
-                refuse(
-                    FORBIDDEN,
-                    "sa1_required",
-                    format!("the stream demands {demand}: only a device with a key can publish it"),
-                )
-            }
-            // Whatever is missing here, a good token brings it.
-            (Strength::Cidr, _) if ask.token.is_none() => refuse(
-                UNAUTHORIZED,
-                "address",
-                format!("{} is not listed for stock senders, and there is no token", ask.from.to_canonical()),
-            ),
-            _ => self.redeem(ask, wall_ms),
-        }
+        })
     }
 
     /// Whether a stream is one of the device's.

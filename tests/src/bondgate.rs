@@ -89,6 +89,8 @@ pub struct Settings {
     pub latency_ms: u64,
     /// Who may register.
     pub auth: Auth,
+    /// `srtla.allow`, as in TOML; empty: everywhere.
+    pub allow: String,
     /// Further lines of the section `[runtime]`.
     pub runtime: &'static str,
     /// Further lines of the section `[streams]`.
@@ -123,6 +125,7 @@ impl Settings {
             backend: "auto",
             latency_ms: 300,
             auth: Auth::Open,
+            allow: String::new(),
             runtime: "",
             streams: "",
             sections: String::new(),
@@ -134,7 +137,7 @@ impl Settings {
         let mut toml = format!(
             "[log]\nformat = \"human\"\nlevel = \"debug\"\n\n\
              [runtime]\n{}backend = \"{}\"\nstate_dir = \"{}\"\n\n\
-             [srtla]\n{}listen = \"{}\"\n\n[streams]\n{}\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
+             [srtla]\n{}{}listen = \"{}\"\n\n[streams]\n{}\n\n[srt]\nlisten = \"{}\"\nlatency_ms = {}\n\n[admin]\nlisten = \"{}\"\n\n",
             self.runtime,
             self.backend,
             scene.path("state").display(),
@@ -143,6 +146,7 @@ impl Settings {
                 Auth::Mixed(networks) => format!("auth = \"mixed\"\nstock_allow = {networks}\n"),
                 Auth::Required => "auth = \"required\"\n".to_owned(),
             },
+            if self.allow.is_empty() { String::new() } else { format!("allow = {}\n", self.allow) },
             self.srtla,
             self.streams,
             self.srt,
@@ -157,6 +161,22 @@ impl Settings {
         }
         toml.push_str(&self.sections);
         toml
+    }
+
+    /// Puts these settings in place of those that a running process was started with under this name: into the same file, or
+    /// by another one that takes its name, as editors do.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn rewrite(&self, scene: &Scene, name: &str, in_place: bool) -> Result<()> {
+        let file = format!("{name}.toml");
+        if in_place {
+            scene.write(&file, &self.to_toml(scene))?;
+        } else {
+            let new = scene.write(&format!("{file}.new"), &self.to_toml(scene))?;
+            std::fs::rename(new, scene.path(&file))?;
+        }
+        Ok(())
     }
 
     /// Starts `bondgate run` and waits until it says that it is ready.

@@ -5,7 +5,7 @@ use bondgate_auth::cidr::Cidr;
 use bondgate_auth::keyring::text::{self, Kind};
 use bondgate_auth::sa1::StreamBind;
 use bondgate_auth::stream::{
-    Ask, Grant, Play, Proof, StreamPolicy, StreamRefusal, Strength, TokenHash, TokenRule,
+    Ask, Grant, Play, Proof, StreamPolicy, StreamRefusal, Strength, TokenHash, TokenId, TokenRule,
 };
 use bondgate_auth::table::DeviceRules;
 use proptest::prelude::*;
@@ -82,9 +82,8 @@ fn tenant_name(tenant: Option<usize>) -> &'static str {
 impl Case {
     fn policy(&self) -> StreamPolicy {
         let named = self.named.iter().map(|(stream, strength)| (STREAMS[*stream].into(), *strength));
-        StreamPolicy::new(self.default, named, self.play)
-            .with_tenants(TENANTS.map(Into::into))
-            .with_tokens(self.tokens.iter().enumerate().map(|(n, token)| token.rule(n)), None)
+        let tokens = self.tokens.iter().enumerate().map(|(n, token)| token.rule(n));
+        StreamPolicy::new(self.default, named, self.play).with_keyring(TENANTS.map(Into::into), tokens)
     }
 
     fn decide(&self, policy: &StreamPolicy) -> Result<Grant, StreamRefusal> {
@@ -255,9 +254,7 @@ fn publish_token() -> TokenCase {
 }
 
 fn policy(demand: Strength) -> StreamPolicy {
-    StreamPolicy::new(Some(demand), [], Play::Open)
-        .with_tenants(["acme".into()])
-        .with_tokens([publish_token().rule(0)], None)
+    StreamPolicy::new(Some(demand), [], Play::Open).with_keyring(["acme".into()], [publish_token().rule(0)])
 }
 
 fn ask<'a>(proof: Proof<'a>, token: Option<&'a str>) -> Ask<'a> {
@@ -338,16 +335,60 @@ fn refusals_have_codes_and_reasons() {
 #[test]
 fn a_spent_token_stays_spent_when_the_policy_is_made_anew() {
     let rule = TokenRule { once: true, ..publish_token().rule(0) };
-    let made = |previous: Option<&StreamPolicy>| {
-        StreamPolicy::new(Some(Strength::Token), [], Play::Open).with_tokens([rule.clone()], previous)
-    };
+    let demands = || StreamPolicy::new(Some(Strength::Token), [], Play::Open);
     let token = text_of(0);
     let ask = ask(Proof::Stock { listed: false }, Some(&token));
-    let first = made(None);
+    let first = demands().with_keyring([], [rule.clone()]);
     let grant = first.decide(&ask, NOW).unwrap();
     assert_eq!(grant, Grant { token: Some(rule.hash.id()), spent: true });
     assert_eq!(first.decide(&ask, NOW).unwrap_err().label, "token_spent");
-    let second = made(Some(&first));
-    assert_eq!(second.decide(&ask, NOW).unwrap_err().label, "token_spent");
-    assert!(made(None).decide(&ask, NOW).is_ok(), "without the memory it would be good again");
+    for again in [first.with_keyring([], [rule.clone()]), demands().with_keyring_of(&first)] {
+        assert_eq!(again.decide(&ask, NOW).unwrap_err().label, "token_spent");
+    }
+    let forgetful = demands().with_keyring([], [rule]);
+    assert!(forgetful.decide(&ask, NOW).is_ok(), "without the memory it would be good again");
+}
+
+/// Who was let in stays while the stream demands no more than was shown: the same table, with the token that was needed.
+#[test]
+fn who_was_let_in_is_held_against_new_rules() {
+    let device = rules("", &[]);
+    let proof = Proof::Device { rules: &device, bind: StreamBind::ANY };
+    let token = text_of(0);
+    let (nobody, listed) = (Proof::Stock { listed: false }, Proof::Plain { listed: true });
+    for (proof, token) in
+        [(nobody, None), (nobody, Some(token.as_str())), (listed, None), (proof, None), (proof, Some(&token))]
+    {
+        for before in STRENGTHS {
+            let Ok(grant) = policy(before).decide(&ask(proof, token), NOW) else { continue };
+            for after in STRENGTHS {
+                let kept = policy(after).keeps(Wish::Publish, "cam1", grant.token.as_ref(), &proof);
+                // A token that was shown and not needed then is not remembered.
+                let needed = grant.token.and(token);
+                let decided = policy(after).decide(&ask(proof, needed), NOW);
+                assert_eq!(
+                    kept,
+                    decided.is_ok(),
+                    "{proof:?} {needed:?} from {before} to {after}: {decided:?}"
+                );
+            }
+        }
+    }
+    let (id, other) = (TokenHash::of_text(&token).unwrap().id(), TokenId([9; 6]));
+    let expired = TokenRule { expires_ms: Some(1), once: true, spent: true, ..publish_token().rule(0) };
+    let later = StreamPolicy::new(Some(Strength::Token), [], Play::Token).with_keyring([], [expired]);
+    assert!(later.keeps(Wish::Publish, "cam1", Some(&id), &nobody), "used up and expired, not revoked");
+    assert!(!later.keeps(Wish::Publish, "cam1", Some(&other), &nobody), "revoked");
+    assert!(!policy(Strength::Open).keeps(Wish::Publish, "cam1", Some(&other), &nobody), "revoked");
+    assert!(
+        !later.keeps(Wish::Play, "cam1", None, &listed)
+            && later.keeps(Wish::Play, "cam1", Some(&id), &listed)
+    );
+    assert!(policy(Strength::Sa1).keeps(Wish::Play, "cam1", None, &nobody), "playing is open");
+    let elsewhere = rules("acme", &[]);
+    let elsewhere = Proof::Device { rules: &elsewhere, bind: StreamBind::ANY };
+    assert!(
+        !policy(Strength::Open).keeps(Wish::Publish, "cam1", None, &elsewhere),
+        "no stream of its tenant's"
+    );
 }

@@ -21,7 +21,7 @@ use bondgate_auth::stream::{Play, StreamPolicy, Strength};
 use bondgate_auth::table::KeyTable;
 use bondgate_proto::receiver::{Admission, AdmitPolicy, DropReason, Limits, Rate, StockAdmission};
 
-use crate::config::{AuthMode, Config, PlayChoice, StrengthChoice};
+use crate::config::{AuthMode, Config, OutputMode, PlayChoice, StrengthChoice};
 
 /// Who may register, publish and play. Cheap to clone: what is large is shared.
 #[derive(Clone, Debug)]
@@ -32,22 +32,26 @@ pub struct Policy {
     pub streams: Arc<StreamPolicy>,
     /// Networks named for senders without a key.
     listed: Arc<PrefixSet<()>>,
+    /// Names of streams there may be; empty: any.
+    served: Arc<[String]>,
 }
 
 impl Policy {
-    /// The rules of a configuration, without devices and tokens.
+    /// The rules of a configuration, without devices, tokens, bans and countries.
     pub fn compile(config: &Config) -> Self {
-        Self::with_keyring(config, None, None, 0)
+        let nothing = Self {
+            admission: Arc::new(Admission::open()),
+            streams: Arc::new(StreamPolicy::open()),
+            listed: Arc::default(),
+            served: Arc::default(),
+        };
+        nothing.with_rules(config)
     }
 
-    /// The rules of a configuration, with the devices and tokens of `keyring` at the time `wall_ms`. One-time tokens that
-    /// `previous` has seen used stay used, and its bans and countries stay in force.
-    pub fn with_keyring(
-        config: &Config,
-        keyring: Option<&Keyring>,
-        previous: Option<&Self>,
-        wall_ms: u64,
-    ) -> Self {
+    /// The rules of another configuration for the same devices, tokens, bans and countries: at start and when the configuration
+    /// was changed. Everything of it that a policy depends on is read here, but for `[geo]` (see [`Self::with_geo`]).
+    #[must_use]
+    pub fn with_rules(&self, config: &Config) -> Self {
         let srtla = &config.srtla;
         let listed =
             |prefix_min: u8| srtla.stock_allow.iter().copied().filter(move |c| c.prefix >= prefix_min);
@@ -56,7 +60,6 @@ impl Policy {
             AuthMode::Mixed => StockAdmission::Listed(Arc::new(listed(0).collect())),
             AuthMode::Open => StockAdmission::Anywhere,
         };
-        let streams = stream_policy(config, keyring, previous.map(|policy| &*policy.streams));
         let admission = Admission {
             networks: if srtla.allow.is_empty() {
                 AdmitPolicy::Open
@@ -64,21 +67,39 @@ impl Policy {
                 AdmitPolicy::Listed(Arc::new(srtla.allow.iter().copied().collect()))
             },
             stock,
-            bans: previous.map(|policy| Arc::clone(&policy.admission.bans)).unwrap_or_default(),
-            geo: previous.and_then(|policy| policy.admission.geo.clone()),
             limits: limits(config),
-            listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
-            gate: keyring.map(Keyring::gate_keys),
-            keys: Arc::new(keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms))),
             tenant_groups_max: config.keys.tenant_groups_max,
             data_mac: srtla.data_mac,
             probation: srtla.auth != AuthMode::Open || streams_are_restricted(config),
+            ..Admission::clone(&self.admission)
+        };
+        let served = match config.output.mode {
+            OutputMode::Relay => config.relay.streams.as_slice().into(),
+            // Names are the server's business.
+            OutputMode::Forward => Arc::default(),
         };
         Self {
             admission: Arc::new(admission),
-            streams: Arc::new(streams),
+            streams: Arc::new(demands(config).with_keyring_of(&self.streams)),
             listed: Arc::new(listed(1).collect()),
+            served,
         }
+    }
+
+    /// The same rules for the devices and tokens of `keyring` at the time `wall_ms`. One-time tokens that were seen used stay
+    /// used.
+    #[must_use]
+    pub fn with_keyring(&self, keyring: Option<&Keyring>, wall_ms: u64) -> Self {
+        let admission = Admission {
+            listener: keyring.map_or(ListenerId([0; 16]), Keyring::listener),
+            gate: keyring.map(Keyring::gate_keys),
+            keys: Arc::new(keyring.map_or_else(KeyTable::default, |keyring| keyring.compile(wall_ms))),
+            ..Admission::clone(&self.admission)
+        };
+        let tenants = keyring.into_iter().flat_map(Keyring::tenants).map(Into::into);
+        let tokens = keyring.into_iter().flat_map(Keyring::token_rules);
+        let streams = self.streams.with_keyring(tenants, tokens);
+        Self { admission: Arc::new(admission), streams: Arc::new(streams), ..self.clone() }
     }
 
     /// The same rules with other bans.
@@ -106,6 +127,16 @@ impl Policy {
         self.admission.bar(ip, true, wall_ms).is_some()
     }
 
+    /// Whether there may be a stream of this name.
+    pub fn serves(&self, stream: &str) -> bool {
+        self.served.is_empty() || self.served.iter().any(|served| served == stream)
+    }
+
+    /// The names of streams there may be; empty: any.
+    pub fn served(&self) -> &[String] {
+        &self.served
+    }
+
     /// Whether an address is named for senders without a key, and not merely admitted with all others.
     pub fn is_listed(&self, ip: IpAddr) -> bool {
         self.listed.contains(ip)
@@ -121,11 +152,8 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn stream_policy(
-    config: &Config,
-    keyring: Option<&Keyring>,
-    previous: Option<&StreamPolicy>,
-) -> StreamPolicy {
+/// What streams demand.
+fn demands(config: &Config) -> StreamPolicy {
     let streams = &config.streams;
     let default = match streams.default {
         StrengthChoice::Auto if config.srtla.auth == AuthMode::Open => Strength::Open,
@@ -147,13 +175,7 @@ fn stream_policy(
         PlayChoice::Open => Play::Open,
         PlayChoice::Token => Play::Token,
     };
-    let policy = StreamPolicy::new(Some(default), named, play);
-    match keyring {
-        Some(keyring) => policy
-            .with_tenants(keyring.tenants().map(Into::into))
-            .with_tokens(keyring.token_rules(), previous),
-        None => policy,
-    }
+    StreamPolicy::new(Some(default), named, play)
 }
 
 /// Some stream demands more than nothing.

@@ -380,7 +380,6 @@ impl ShardStart {
             }
             None => Output::Relay(Box::new(Relay::new(
                 RelayConfig {
-                    streams: config.relay.streams.clone(),
                     default_stream: config.relay.default_stream.clone(),
                     linger: Duration::from_millis(config.relay.linger_ms),
                     players_per_stream_max: config.relay.players_per_stream_max,

@@ -101,7 +101,7 @@ fn enrolled(config: &Config) -> (Provision, Policy) {
     let mut keyring = Keyring::new([1; 8], [2; 16], wall_ms());
     let provision =
         keyring.enroll(NewDevice::named("backpack"), "gate.example:5000", &[3; 40], wall_ms()).unwrap();
-    let policy = Policy::with_keyring(config, Some(&keyring), None, wall_ms());
+    let policy = Policy::compile(config).with_keyring(Some(&keyring), wall_ms());
     (provision, policy)
 }
 

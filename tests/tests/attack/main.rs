@@ -12,6 +12,7 @@ mod insider;
 mod keys;
 mod middlebox;
 mod reflection;
+mod reload;
 mod replay;
 mod silence;
 mod stock;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     suite.test("b06::mutating_middlebox", &[], middlebox::mutating);
     suite.test("bans::effective_within_100_ms", live, bans::effective_within_100_ms);
     suite.test("bans::one_modem_is_banned", live, bans::one_modem_is_banned);
+    suite.test("reload::effective_within_100_ms", live, reload::effective_within_100_ms);
     suite.test("k03::rotation_every_second", live, keys::rotation_every_second);
     suite.test("k04::revocation_at_the_sink", live, keys::revocation_at_the_sink);
     suite.test("k04::revocation_leaves_others_alone", live, keys::revocation_leaves_others_alone);

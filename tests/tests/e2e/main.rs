@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod lifecycle;
+mod reload;
 mod streams;
 
 use std::process::ExitCode;
@@ -37,5 +38,10 @@ fn main() -> ExitCode {
     suite.test("lifecycle::sigterm_is_graceful", &[SRT], lifecycle::sigterm_is_graceful);
     suite.test("lifecycle::kill_and_restart", &[SRT], lifecycle::kill_and_restart);
     suite.test("lifecycle::health_and_metrics", &[], lifecycle::health_and_metrics);
+
+    suite.test("reload::allowlist_in_the_application", &[], reload::allowlist_in_the_application);
+    suite.test("reload::what_cannot_be_is_said", &[], reload::what_cannot_be_is_said);
+    suite.test("reload::a_thousand_rewrites", &[], reload::a_thousand_rewrites);
+    suite.test("reload::ten_under_a_stream", &[SRT], reload::ten_under_a_stream);
     suite.run()
 }

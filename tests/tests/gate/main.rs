@@ -5,6 +5,7 @@
 
 mod flood;
 mod life;
+mod reload;
 mod rig;
 mod rights;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
     suite.test("life::closed_without_the_gate", live, life::closed_without_the_gate);
     suite.test("life::bans_reach_the_gate", alone, life::bans_reach_the_gate);
     suite.test("life::too_many_countries", alone, life::too_many_countries);
+    suite.test("reload::allowlist_in_the_gate", alone, reload::allowlist_in_the_gate);
+    suite.test("reload::under_a_stream_and_a_flood", live, reload::under_a_stream_and_a_flood);
     suite.test("rights::given_up_and_the_gate_goes_on", alone, rights::given_up);
     suite.test("rights::given_up_by_several_shards", alone, rights::given_up_by_several_shards);
     let unprivileged = &[Need::Program("setpriv", "util-linux"), Need::Namespaces, Need::Bpf];

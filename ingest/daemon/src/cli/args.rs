@@ -9,6 +9,7 @@ use super::ban::BanArgs;
 use super::geo::GeoArgs;
 use super::keyring_args::{DeviceArgs, KeyArgs, TokenArgs};
 use super::policy::PolicyArgs;
+use super::reload::ReloadArgs;
 use super::xdp::args::XdpArgs;
 use crate::config::validate::host_port;
 use crate::config::{BackendChoice, LogFormat, OutputMode};
@@ -85,6 +86,8 @@ pub enum Command {
     Xdp(XdpArgs),
     /// Explains what becomes of an address, and writes the policy for others
     Policy(PolicyArgs),
+    /// Has a running daemon read its configuration file again, and says what came of it
+    Reload(ReloadArgs),
     /// Prints the completion script of a shell
     Completions(CompletionsArgs),
     /// Prints the manual pages, or writes them to a directory

@@ -1,8 +1,6 @@
 //! `bondgate ban`: keeps addresses and networks out, and says whom.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use serde_json::{Value, json};
 use super::args::GlobalArgs;
 use super::keyring_args::{self, KeyringArgs, Ttl};
 use super::present::{document, table, utc};
-use super::print;
+use super::{admin, print};
 use crate::config::Config;
 use crate::control::bans::{BanList, BansFile, Origin, Record, text};
 use crate::exit::Failure;
@@ -217,17 +215,12 @@ fn overlap(a: Cidr, b: Cidr) -> bool {
 /// Live links in a network and their streams, as a running daemon tells; `None` when none answers.
 fn live(network: Cidr, config: &Config) -> Option<(u64, Vec<String>)> {
     let admin = config.admin.listen?;
-    let mut stream = TcpStream::connect_timeout(&admin, ASK_WITHIN).ok()?;
-    stream.set_read_timeout(Some(ASK_WITHIN)).ok()?;
     let path = format!("/links-in/{}/{}", network.addr, network.prefix);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.take(1 << 20).read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    if !head.starts_with("HTTP/1.1 200") {
+    let (status, body) = admin::ask(admin, "GET", &path, ASK_WITHIN).ok()?;
+    if status != 200 {
         return None;
     }
-    let found: Value = serde_json::from_str(body).ok()?;
+    let found: Value = serde_json::from_str(&body).ok()?;
     let streams = found["streams"].as_array()?.iter().filter_map(|name| Some(name.as_str()?.to_owned()));
     Some((found["links"].as_u64()?, streams.collect()))
 }

@@ -2,6 +2,7 @@
 //!
 //! One file per subcommand. stdout carries a command's data, stderr its logs and its one error message.
 
+pub mod admin;
 pub mod args;
 pub mod ban;
 pub mod check_config;
@@ -14,6 +15,7 @@ pub mod key;
 pub mod keyring_args;
 pub mod policy;
 pub mod present;
+pub mod reload;
 pub mod run;
 pub mod send;
 pub mod token;
@@ -26,6 +28,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::config::{self, Loaded, Sources};
+use crate::control::stamp::Stamp;
 use crate::exit::{Exit, Failure};
 use crate::logging;
 use args::{Cli, Command, GlobalArgs};
@@ -58,7 +61,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => {
             let file = args.config.or_else(config::find_file);
-            let loaded = load(&global, file.clone())?;
+            let sources = Sources::of_process(file.clone(), global.overrides());
+            // Before it is read: what changes from now on is seen.
+            let stamp = file.as_deref().map_or(Stamp::NONE, Stamp::of);
+            let loaded = config::load(&sources)?;
             logging::init(&loaded.config.log);
             if let Some(path) = &file {
                 tracing::info!(file = %path.display(), "configuration read");
@@ -69,7 +75,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            run::run(&loaded.config, args.accept_open_ingest)
+            run::run((sources, stamp), &loaded.config, args.accept_open_ingest)
         }
         Command::Send(args) => {
             logging::init(&load(&global, None)?.config.log);
@@ -88,6 +94,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Geo(args) => geo::run(&args, &global),
         Command::Xdp(args) => xdp::run(&args, &global),
         Command::Policy(args) => policy::run(&args, &global),
+        Command::Reload(args) => reload::run(&args, &global),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Version(args) => version::run(&args),

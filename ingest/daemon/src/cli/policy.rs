@@ -122,7 +122,8 @@ impl Inputs {
             (Some(path), Some(_)) => Some(Arc::new(geo::watch::load(&config.geo, path)?.1)),
             _ => None,
         };
-        let policy = Policy::with_keyring(&config, keyring.as_ref(), None, now_ms)
+        let policy = Policy::compile(&config)
+            .with_keyring(keyring.as_ref(), now_ms)
             .with_bans(bans.compile(now_ms))
             .with_geo(geo);
         Ok(Self { config, keyring, bans, now_ms, policy })
@@ -168,8 +169,7 @@ fn test(args: &TestArgs, as_json: bool, inputs: &Inputs) -> Result<(), Failure> 
         wish: if args.play { Wish::Play } else { Wish::Publish },
         token: args.token.as_deref(),
     };
-    let served = (inputs.config.output.mode == OutputMode::Relay).then_some(&*inputs.config.relay.streams);
-    let steps = explain(&inputs.policy, &caller, served, inputs.now_ms);
+    let steps = explain(&inputs.policy, &caller, inputs.now_ms);
     let last = steps.last().filter(|step| step.verdict != Verdict::Pass);
     let bans: Vec<Value> = inputs.bans.of(caller.ip, inputs.now_ms).into_iter().map(ban::to_json).collect();
     if as_json {

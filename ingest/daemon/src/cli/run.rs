@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::config::{AuthMode, Config, OutputMode};
+use crate::config::{AuthMode, Config, OutputMode, Sources};
 use crate::control::bans::BanWatch;
+use crate::control::config_watch::{Change, ConfigWatch, SETTLED, check_open_ingest};
 use crate::control::gate::GateControl;
 use crate::control::geo::watch::{GeoFigures, GeoWatch};
 use crate::control::keyring_watch::KeyringWatch;
 use crate::control::notify::Notify;
 use crate::control::signals::Signals;
+use crate::control::stamp::Stamp;
 use crate::control::steering::Steering;
 use crate::control::{self, ServiceState, health, privileges};
 use crate::exit::Failure;
@@ -18,7 +20,7 @@ use crate::service::Service;
 use crate::shard::notice::{Notice, Notices};
 use bondgate_proto::receiver::Notice as SrtlaNotice;
 
-/// How often the supervisor looks at notices, signals, heartbeats, the keyring and the bans: a revoked key ends within it.
+/// How often the supervisor looks at notices, signals, heartbeats, the keyring, the bans and the configuration: a revoked key ends within it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often it looks at slower things: the ticket epoch, the watchdog.
 const TICK_EVERY: Duration = Duration::from_secs(1);
@@ -27,25 +29,30 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What stopped it.
-pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
-    if config.srtla.auth == AuthMode::Open && !accept_open_ingest {
-        return Err(Failure::config(
-            "srtla.auth is \"open\": everybody could register and publish. If that is meant, start with \
-             --accept-open-ingest; else set srtla.auth = \"required\" or \"mixed\"",
-        ));
-    }
+pub fn run(
+    (sources, stamp): (Sources, Stamp),
+    config: &Config,
+    accept_open_ingest: bool,
+) -> Result<(), Failure> {
+    check_open_ingest(config, accept_open_ingest).map_err(Failure::config)?;
     let signals = Signals::install().map_err(|e| Failure::runtime(format!("cannot handle signals: {e}")))?;
     let notify = Notify::from_env();
     let (mut keyring, policy) =
         KeyringWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let mut bans = BanWatch::start(config).map_err(|e| Failure::runtime(format!("{e:#}")))?;
     let figures = Arc::<GeoFigures>::default();
-    let geo = GeoWatch::start(&config.geo, figures.clone(), Instant::now())
+    let mut geo = GeoWatch::start(&config.geo, figures.clone(), Instant::now())
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let (mut geo, countries) = geo.unzip();
-    let service = Service::start(config, bans.apply(&policy).with_geo(countries))
+    let mut configs =
+        ConfigWatch::start((sources, stamp), config.clone(), accept_open_ingest, Instant::now());
+    let service = Service::start(config, bans.apply(&policy).with_geo(geo.set()))
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
-    let state = Arc::new(ServiceState { bans: bans.figures(), geo: figures, ..ServiceState::default() });
+    let state = Arc::new(ServiceState {
+        bans: bans.figures(),
+        geo: figures,
+        config: configs.state(),
+        ..ServiceState::default()
+    });
     state.drops_privileges.store(config.gate.drop_privileges, Ordering::Relaxed);
     let gate = GateControl::start(config, &service, Arc::clone(&state.gate))
         .map_err(|e| Failure::runtime(format!("{e:#}")))?;
@@ -79,12 +86,19 @@ pub fn run(config: &Config, accept_open_ingest: bool) -> Result<(), Failure> {
     let mut tick_at = started;
     let mut failed = false;
     while !signals.stop_requested() {
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(if configs.is_waiting() { SETTLED } else { LOOK_EVERY });
         log(service.notices(), &keyring, &mut bans);
         keyring.look(&service);
         bans.look(&service);
-        if let Some(countries) = geo.as_mut().and_then(|geo| geo.look(Instant::now())) {
+        if let Some(countries) = geo.look(Instant::now()) {
             service.publish(service.policy().with_geo(Some(countries)));
+        }
+        if let Some(Change { config, countries }) = configs.look(Instant::now(), signals.take_reload(), &geo)
+        {
+            bans.set_rules(&config.bans);
+            geo.change(&config.geo, countries, Instant::now());
+            service.publish(service.policy().with_rules(&config).with_geo(geo.set()));
+            configs.is_in_force();
         }
         if let Some(on) = signals.take_steering()
             && let Err(error) = steering.set(on)

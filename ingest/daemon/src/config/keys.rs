@@ -3,6 +3,7 @@
 //!
 //! Promise: a key that is not in [`KEYS`] does not exist anywhere.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -16,10 +17,22 @@ use super::resolved::{
 };
 use super::value::{Kind, Value, quoted};
 
+/// When a changed value takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// While bondgate runs, as soon as the file has changed (`control::config_watch`). All that a policy is made of.
+    Live,
+    /// At the next start.
+    Start,
+}
+use Taken::{Live, Start};
+
 /// One key of the configuration.
 pub struct Key {
     /// `section.key`.
     pub path: &'static str,
+    /// When a changed value takes effect.
+    pub taken: Taken,
     /// Least and greatest value of an integer key.
     pub bounds: Option<(u64, u64)>,
     /// Where the value lives.
@@ -28,75 +41,80 @@ pub struct Key {
 
 /// Everything that can be configured, in the order of `configs/default.toml`.
 pub static KEYS: &[Key] = &[
-    text("log.level", |c| &mut c.log.level),
-    text("log.format", |c| &mut c.log.format),
-    number("runtime.shards", (1, 64), |c| &mut c.runtime.shards),
-    text("runtime.pin_cores", |c| &mut c.runtime.pin_cores),
-    text("runtime.backend", |c| &mut c.runtime.backend),
-    text("runtime.steering", |c| &mut c.runtime.steering),
-    text("runtime.state_dir", |c| &mut c.runtime.state_dir),
-    number("runtime.socket_buffer_bytes", (65_536, 1 << 30), |c| &mut c.runtime.socket_buffer_bytes),
-    number("runtime.linger_us", (0, 1000), |c| &mut c.runtime.linger_us),
-    text("srtla.listen", |c| &mut c.srtla.listen),
-    number("srtla.groups_max", (1, 65_535), |c| &mut c.srtla.groups_max),
-    number("srtla.links_per_group_max", (1, 64), |c| &mut c.srtla.links_per_group_max),
-    number("srtla.link_timeout_ms", (3_000, 60_000), |c| &mut c.srtla.link_timeout_ms),
-    number("srtla.ack_flush_ms", (5, 1_000), |c| &mut c.srtla.ack_flush_ms),
-    text("srtla.auth", |c| &mut c.srtla.auth),
-    text("srtla.stock_allow", |c| &mut c.srtla.stock_allow),
-    text("srtla.allow", |c| &mut c.srtla.allow),
-    text("srtla.roaming", |c| &mut c.srtla.roaming),
-    text("srtla.data_mac", |c| &mut c.srtla.data_mac),
-    text("keys.seal_key_file", |c| &mut c.keys.seal_key_file),
-    text("keys.server", |c| &mut c.keys.server),
-    number("keys.tenant_groups_max", (0, 65_535), |c| &mut c.keys.tenant_groups_max),
-    text("streams.default", |c| &mut c.streams.default),
-    text("streams.sa1", |c| &mut c.streams.sa1),
-    text("streams.sa1_token", |c| &mut c.streams.sa1_token),
-    text("streams.token", |c| &mut c.streams.token),
-    text("streams.cidr", |c| &mut c.streams.cidr),
-    text("streams.play", |c| &mut c.streams.play),
-    number("limits.stock_per_source_per_s", (1, 1_000_000), |c| &mut c.limits.stock_per_source_per_s),
-    number("limits.stock_per_source_burst", (1, 1_000_000), |c| &mut c.limits.stock_per_source_burst),
-    number("limits.stock_per_s", (3, 1_000_000), |c| &mut c.limits.stock_per_s),
-    number("limits.stock_burst", (3, 1_000_000), |c| &mut c.limits.stock_burst),
-    number("limits.sa1_per_network_per_s", (1, 1_000_000), |c| &mut c.limits.sa1_per_network_per_s),
-    number("limits.sa1_per_network_burst", (1, 1_000_000), |c| &mut c.limits.sa1_per_network_burst),
-    text("bans.automatic", |c| &mut c.bans.automatic),
-    number("bans.strikes", (1, 1_000), |c| &mut c.bans.strikes),
-    number("bans.window_s", (1, 86_400), |c| &mut c.bans.window_s),
-    number("bans.first_s", (1, 2_592_000), |c| &mut c.bans.first_s),
-    number("bans.max_s", (1, 2_592_000), |c| &mut c.bans.max_s),
-    text("geo.database", |c| &mut c.geo.database),
-    text("geo.allow", |c| &mut c.geo.allow),
-    text("geo.block", |c| &mut c.geo.block),
-    text("geo.unknown", |c| &mut c.geo.unknown),
-    text("geo.exempt_private", |c| &mut c.geo.exempt_private),
-    number("geo.max_age_days", (0, 3_650), |c| &mut c.geo.max_age_days),
-    text("srt.listen", |c| &mut c.srt.listen),
-    number("srt.latency_ms", (20, 8_000), |c| &mut c.srt.latency_ms),
-    number("srt.connections_max", (1, 65_535), |c| &mut c.srt.connections_max),
-    text("output.mode", |c| &mut c.output.mode),
-    text("relay.streams", |c| &mut c.relay.streams),
-    text("relay.default_stream", |c| &mut c.relay.default_stream),
-    number("relay.linger_ms", (0, 3_600_000), |c| &mut c.relay.linger_ms),
-    number("relay.players_per_stream_max", (1, 10_000), |c| &mut c.relay.players_per_stream_max),
-    text("forward.server", |c| &mut c.forward.server),
-    text("admin.listen", |c| &mut c.admin.listen),
-    text("gate.attach", |c| &mut c.gate.attach),
-    text("gate.interfaces", |c| &mut c.gate.interfaces),
-    text("gate.mode", |c| &mut c.gate.mode),
-    text("gate.on_detach", |c| &mut c.gate.on_detach),
-    text("gate.pin_dir", |c| &mut c.gate.pin_dir),
-    text("gate.drop_privileges", |c| &mut c.gate.drop_privileges),
+    text("log.level", Start, |c| &mut c.log.level),
+    text("log.format", Start, |c| &mut c.log.format),
+    number("runtime.shards", Start, (1, 64), |c| &mut c.runtime.shards),
+    text("runtime.pin_cores", Start, |c| &mut c.runtime.pin_cores),
+    text("runtime.backend", Start, |c| &mut c.runtime.backend),
+    text("runtime.steering", Start, |c| &mut c.runtime.steering),
+    text("runtime.state_dir", Start, |c| &mut c.runtime.state_dir),
+    number("runtime.socket_buffer_bytes", Start, (65_536, 1 << 30), |c| &mut c.runtime.socket_buffer_bytes),
+    number("runtime.linger_us", Start, (0, 1000), |c| &mut c.runtime.linger_us),
+    text("srtla.listen", Start, |c| &mut c.srtla.listen),
+    number("srtla.groups_max", Start, (1, 65_535), |c| &mut c.srtla.groups_max),
+    number("srtla.links_per_group_max", Start, (1, 64), |c| &mut c.srtla.links_per_group_max),
+    number("srtla.link_timeout_ms", Start, (3_000, 60_000), |c| &mut c.srtla.link_timeout_ms),
+    number("srtla.ack_flush_ms", Start, (5, 1_000), |c| &mut c.srtla.ack_flush_ms),
+    text("srtla.auth", Live, |c| &mut c.srtla.auth),
+    text("srtla.stock_allow", Live, |c| &mut c.srtla.stock_allow),
+    text("srtla.allow", Live, |c| &mut c.srtla.allow),
+    text("srtla.roaming", Start, |c| &mut c.srtla.roaming),
+    text("srtla.data_mac", Live, |c| &mut c.srtla.data_mac),
+    text("keys.seal_key_file", Start, |c| &mut c.keys.seal_key_file),
+    text("keys.server", Live, |c| &mut c.keys.server),
+    number("keys.tenant_groups_max", Live, (0, 65_535), |c| &mut c.keys.tenant_groups_max),
+    text("streams.default", Live, |c| &mut c.streams.default),
+    text("streams.sa1", Live, |c| &mut c.streams.sa1),
+    text("streams.sa1_token", Live, |c| &mut c.streams.sa1_token),
+    text("streams.token", Live, |c| &mut c.streams.token),
+    text("streams.cidr", Live, |c| &mut c.streams.cidr),
+    text("streams.play", Live, |c| &mut c.streams.play),
+    number("limits.stock_per_source_per_s", Live, (1, 1_000_000), |c| &mut c.limits.stock_per_source_per_s),
+    number("limits.stock_per_source_burst", Live, (1, 1_000_000), |c| &mut c.limits.stock_per_source_burst),
+    number("limits.stock_per_s", Live, (3, 1_000_000), |c| &mut c.limits.stock_per_s),
+    number("limits.stock_burst", Live, (3, 1_000_000), |c| &mut c.limits.stock_burst),
+    number("limits.sa1_per_network_per_s", Live, (1, 1_000_000), |c| &mut c.limits.sa1_per_network_per_s),
+    number("limits.sa1_per_network_burst", Live, (1, 1_000_000), |c| &mut c.limits.sa1_per_network_burst),
+    text("bans.automatic", Live, |c| &mut c.bans.automatic),
+    number("bans.strikes", Live, (1, 1_000), |c| &mut c.bans.strikes),
+    number("bans.window_s", Live, (1, 86_400), |c| &mut c.bans.window_s),
+    number("bans.first_s", Live, (1, 2_592_000), |c| &mut c.bans.first_s),
+    number("bans.max_s", Live, (1, 2_592_000), |c| &mut c.bans.max_s),
+    text("geo.database", Live, |c| &mut c.geo.database),
+    text("geo.allow", Live, |c| &mut c.geo.allow),
+    text("geo.block", Live, |c| &mut c.geo.block),
+    text("geo.unknown", Live, |c| &mut c.geo.unknown),
+    text("geo.exempt_private", Live, |c| &mut c.geo.exempt_private),
+    number("geo.max_age_days", Live, (0, 3_650), |c| &mut c.geo.max_age_days),
+    text("srt.listen", Start, |c| &mut c.srt.listen),
+    number("srt.latency_ms", Start, (20, 8_000), |c| &mut c.srt.latency_ms),
+    number("srt.connections_max", Start, (1, 65_535), |c| &mut c.srt.connections_max),
+    text("output.mode", Start, |c| &mut c.output.mode),
+    text("relay.streams", Live, |c| &mut c.relay.streams),
+    text("relay.default_stream", Start, |c| &mut c.relay.default_stream),
+    number("relay.linger_ms", Start, (0, 3_600_000), |c| &mut c.relay.linger_ms),
+    number("relay.players_per_stream_max", Start, (1, 10_000), |c| &mut c.relay.players_per_stream_max),
+    text("forward.server", Start, |c| &mut c.forward.server),
+    text("admin.listen", Start, |c| &mut c.admin.listen),
+    text("gate.attach", Start, |c| &mut c.gate.attach),
+    text("gate.interfaces", Start, |c| &mut c.gate.interfaces),
+    text("gate.mode", Start, |c| &mut c.gate.mode),
+    text("gate.on_detach", Start, |c| &mut c.gate.on_detach),
+    text("gate.pin_dir", Start, |c| &mut c.gate.pin_dir),
+    text("gate.drop_privileges", Start, |c| &mut c.gate.drop_privileges),
 ];
 
-const fn text(path: &'static str, field: fn(&mut Config) -> &mut dyn Setting) -> Key {
-    Key { path, bounds: None, field }
+const fn text(path: &'static str, taken: Taken, field: fn(&mut Config) -> &mut dyn Setting) -> Key {
+    Key { path, taken, bounds: None, field }
 }
 
-const fn number(path: &'static str, bounds: (u64, u64), field: fn(&mut Config) -> &mut dyn Setting) -> Key {
-    Key { path, bounds: Some(bounds), field }
+const fn number(
+    path: &'static str,
+    taken: Taken,
+    bounds: (u64, u64),
+    field: fn(&mut Config) -> &mut dyn Setting,
+) -> Key {
+    Key { path, taken, bounds: Some(bounds), field }
 }
 
 impl Key {
@@ -135,6 +153,12 @@ impl Key {
         })
     }
 
+    /// Copies the value from one configuration into another; true if it was another one there.
+    pub fn copy(&self, from: &mut Config, to: &mut Config) -> bool {
+        let from: &dyn Any = (self.field)(from);
+        (self.field)(to).copy(from)
+    }
+
     /// The value in `config`, as it would be typed in the file.
     pub fn literal(&self, config: &Config) -> String {
         (self.field)(&mut config.clone()).literal()
@@ -154,8 +178,24 @@ pub enum Wrong {
     Content(String),
 }
 
+/// A value that can be copied without knowing its type.
+pub trait Copied: Any {
+    /// Takes the value of `from`, which has the same type; true if it was another one.
+    fn copy(&mut self, from: &dyn Any) -> bool;
+}
+
+impl<T: Any + Clone + PartialEq> Copied for T {
+    fn copy(&mut self, from: &dyn Any) -> bool {
+        let other = from.downcast_ref::<T>().filter(|from| *from != self);
+        if let Some(from) = other {
+            self.clone_from(from);
+        }
+        other.is_some()
+    }
+}
+
 /// A place in [`Config`] that can be read from and written as a configuration value.
-pub trait Setting {
+pub trait Setting: Copied {
     /// Type of the value in the file.
     fn kind(&self) -> Kind;
     /// What belongs here, in words.

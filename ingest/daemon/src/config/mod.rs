@@ -26,7 +26,7 @@ pub use resolved::{
     StrengthChoice, UnknownChoice,
 };
 
-use keys::{KEYS, Key};
+use keys::{KEYS, Key, Taken};
 use raw::Raw;
 
 /// Where a configuration comes from.
@@ -64,6 +64,49 @@ pub struct Loaded {
     pub config: Config,
     /// Things that work but are probably not meant.
     pub warnings: Vec<Problem>,
+    /// Where values were typed.
+    places: HashMap<&'static str, Place>,
+    cores: usize,
+}
+
+impl Loaded {
+    /// Where the value of a key was typed.
+    pub fn place(&self, key: &str) -> Place {
+        self.places.get(key).cloned().unwrap_or(Place::Default)
+    }
+
+    /// What becomes of it in a process that runs with `running`: keys that cannot be taken up keep the value they have there.
+    ///
+    /// # Errors
+    /// Both together do not make a valid configuration.
+    pub fn beside(&mut self, running: &Config) -> Result<Changed, ConfigError> {
+        let mut running = running.clone();
+        let mut changed = Changed::default();
+        for key in KEYS {
+            match key.taken {
+                Taken::Live if key.copy(&mut self.config, &mut running) => changed.live.push(key.path),
+                Taken::Start if key.copy(&mut running, &mut self.config) => changed.waiting.push(key.path),
+                Taken::Live | Taken::Start => {}
+            }
+        }
+        let mut problems = Vec::new();
+        if !changed.waiting.is_empty() {
+            problems = validate::validate(&self.config, self.cores, |key| self.place(key)).problems;
+            for problem in &mut problems {
+                problem.help = format!("restart bondgate, which {} needs", changed.waiting.join(", "));
+            }
+        }
+        if problems.is_empty() { Ok(changed) } else { Err(ConfigError { problems }) }
+    }
+}
+
+/// The keys, by path, in which a configuration differs from the one in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Those that are taken up.
+    pub live: Vec<&'static str>,
+    /// Those that wait for a restart.
+    pub waiting: Vec<&'static str>,
 }
 
 /// Files that are looked for, in this order, when none is named.
@@ -130,7 +173,7 @@ pub fn resolve(raw: Raw, cores: usize) -> Result<Loaded, ConfigError> {
     // File problems by line, then the environment, then flags.
     problems.sort_by(|a, b| a.place.cmp(&b.place));
     if problems.is_empty() {
-        Ok(Loaded { config, warnings: findings.warnings })
+        Ok(Loaded { config, warnings: findings.warnings, places, cores })
     } else {
         Err(ConfigError { problems })
     }

@@ -155,6 +155,7 @@ fn effective_values_read_back_as_themselves() {
             assert_ne!(key.literal(&config), key.literal(&Config::default()), "{}", key.path);
         }
         assert_eq!(from_text(&effective(&config)).unwrap().config, config);
+        every_key_is_taken_as_it_says(&config);
     }
 }
 
@@ -628,4 +629,24 @@ fn the_manual_with_choices_reads_back_as_the_choices() {
     let mut expected = Config::default();
     expected.srt.latency_ms = 2000;
     assert_eq!(config, expected);
+}
+
+/// What a key says of itself is what happens beside a process that runs with `running`: a value that can be taken up is, any
+/// other stays.
+fn every_key_is_taken_as_it_says(running: &Config) {
+    let mut loaded = from_text("").unwrap();
+    // Whether both together are valid is another question.
+    let _ = loaded.beside(running);
+    for key in KEYS {
+        let source = if key.taken == Taken::Live { &Config::default() } else { running };
+        assert_eq!(key.literal(&loaded.config), key.literal(source), "{}", key.path);
+    }
+}
+
+#[test]
+fn what_is_taken_up_and_what_waits_is_named() {
+    let mut loaded = from_text("[bans]\nstrikes = 2\n[srt]\nlatency_ms = 50\n").unwrap();
+    let changed = loaded.beside(&Config::default()).unwrap();
+    assert_eq!((changed.live, changed.waiting), (vec!["bans.strikes"], vec!["srt.latency_ms"]));
+    assert_eq!(from_text("").unwrap().beside(&Config::default()).unwrap(), Changed::default());
 }

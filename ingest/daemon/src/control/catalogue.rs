@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use super::config_watch::ConfigStatus;
 use super::gate::GateSnapshot;
 use crate::shard::snapshot::{PathStats, ShardSnapshot, StreamStats};
 
@@ -32,6 +33,8 @@ pub struct Scrape {
     pub steered_links: usize,
     /// The database of countries, if there is one.
     pub geo: Option<GeoScrape>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
     /// The gate, while there is one.
     pub gate: Option<GateSnapshot>,
 }
@@ -205,6 +208,40 @@ pub static CATALOGUE: &[Metric] = &[
         |scrape, out| {
             out.put(vec![], f64::from(u8::from(scrape.ready && !scrape.draining)));
         },
+    ),
+    // Configuration
+    gauge(
+        "bondgate_config_generation",
+        NONE,
+        "Configurations that were in force since start; goes up when a changed file is taken up.",
+        |scrape, out| out.put(vec![], scrape.config.generation as f64),
+    ),
+    gauge(
+        "bondgate_config_read_timestamp_seconds",
+        NONE,
+        "When the configuration in force was read, in seconds since 1970.",
+        |scrape, out| out.put(vec![], scrape.config.read_ms as f64 / 1e3),
+    ),
+    counter(
+        "bondgate_config_reloads_total",
+        &["result"],
+        "Times the configuration file was read again: ok, or refused, when what was in force stays and the log says why.",
+        |scrape, out| {
+            let config = &scrape.config;
+            by_reason(out, &[], &[("ok", config.taken), ("refused", config.refused)]);
+        },
+    ),
+    gauge(
+        "bondgate_config_problems",
+        NONE,
+        "What is wrong with the configuration file as it is now; 0 while it is in force.",
+        |scrape, out| out.put(vec![], scrape.config.problems.len() as f64),
+    ),
+    gauge(
+        "bondgate_config_keys_awaiting_restart",
+        NONE,
+        "Keys that have another value in the file than in force, because they need a restart.",
+        |scrape, out| out.put(vec![], scrape.config.needs_restart.len() as f64),
     ),
     // Shards
     gauge(

@@ -9,14 +9,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bondgate_auth::keyring::{Keyring, from_hex};
 
 use super::secret_file;
+use super::stamp::Stamp;
 use crate::config::Config;
 use crate::policy::wall_ms;
 use crate::service::random;
@@ -44,19 +43,6 @@ enum Seal {
     Credential(PathBuf),
     /// In the state directory.
     Beside,
-}
-
-/// Changes whenever a file does; cheap to get. Equal stamps: nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<[u64; 5]>);
-
-impl Stamp {
-    /// What there is to see of a file without reading it: two system calls at most.
-    pub fn of(path: &Path) -> Self {
-        Self(fs::metadata(path).ok().map(|meta| {
-            [meta.ino(), meta.size(), meta.mtime() as u64, meta.mtime_nsec() as u64, meta.ctime_nsec() as u64]
-        }))
-    }
 }
 
 impl KeyringFile {

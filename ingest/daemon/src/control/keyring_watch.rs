@@ -6,7 +6,8 @@
 use bondgate_auth::keyring::Keyring;
 use bondgate_auth::stream::TokenId;
 
-use super::keyring_file::{KeyringFile, Stamp};
+use super::keyring_file::KeyringFile;
+use super::stamp::Stamp;
 use crate::config::{AuthMode, Config};
 use crate::policy::{Policy, wall_ms};
 use crate::service::Service;
@@ -14,7 +15,6 @@ use crate::service::Service;
 /// The keyring of a running daemon.
 #[derive(Debug)]
 pub struct KeyringWatch {
-    config: Config,
     file: Option<KeyringFile>,
     stamp: Option<Stamp>,
     /// When a key's time is over.
@@ -28,14 +28,15 @@ impl KeyringWatch {
     /// It exists and cannot be read, or others could read it; the message says what to do.
     pub fn start(config: &Config) -> anyhow::Result<(Self, Policy)> {
         let file = KeyringFile::of(config);
-        let mut watch = Self { config: config.clone(), file, stamp: None, next_change_ms: None };
-        let Some(file) = &watch.file else { return Ok((watch, Policy::compile(config))) };
+        let mut watch = Self { file, stamp: None, next_change_ms: None };
+        let rules = Policy::compile(config);
+        let Some(file) = &watch.file else { return Ok((watch, rules)) };
         watch.stamp = Some(file.stamp());
         let keyring = file.load()?;
         if let Some(warning) = file.warning() {
             tracing::warn!("{warning}");
         }
-        let policy = watch.policy(keyring.as_ref(), None);
+        let policy = watch.policy(&rules, keyring.as_ref());
         if policy.admission.keys.is_empty() && config.srtla.auth == AuthMode::Required {
             tracing::warn!(
                 "no device has a key, so nobody can register: bondgate device enroll NAME (taken up without a restart)"
@@ -55,7 +56,7 @@ impl KeyringWatch {
         self.stamp = stamp;
         match file.load() {
             Ok(keyring) => {
-                let policy = self.policy(keyring.as_ref(), Some(&service.policy()));
+                let policy = self.policy(&service.policy(), keyring.as_ref());
                 tracing::info!(keys = policy.admission.keys.len(), "keyring read again");
                 service.publish(policy);
             }
@@ -77,9 +78,9 @@ impl KeyringWatch {
         }
     }
 
-    fn policy(&mut self, keyring: Option<&Keyring>, previous: Option<&Policy>) -> Policy {
+    fn policy(&mut self, before: &Policy, keyring: Option<&Keyring>) -> Policy {
         let now_ms = wall_ms();
         self.next_change_ms = keyring.and_then(|keyring| keyring.next_change_ms(now_ms));
-        Policy::with_keyring(&self.config, keyring, previous, now_ms)
+        before.with_keyring(keyring, now_ms)
     }
 }

@@ -56,6 +56,7 @@ impl Metrics {
                 .collect(),
             ban_failures: state.bans.failures.load(Ordering::Relaxed),
             geo: state.geo.scrape(wall_ms() / 1000),
+            config: state.config.read(),
             gate: state.gate.read(),
             steered_links: state.steering.links(),
         };

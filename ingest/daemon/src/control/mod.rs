@@ -3,6 +3,7 @@
 
 pub mod bans;
 pub mod catalogue;
+pub mod config_watch;
 pub mod gate;
 pub mod geo;
 pub mod health;
@@ -13,6 +14,7 @@ pub mod notify;
 pub mod privileges;
 pub mod secret_file;
 pub mod signals;
+pub mod stamp;
 pub mod steering;
 
 use std::fmt::Write as _;
@@ -27,8 +29,9 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bondgate_auth::cidr::Cidr;
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -38,6 +41,8 @@ use crate::shard::snapshot::SnapshotSlot;
 const STOP_WITHIN: Duration = Duration::from_millis(500);
 /// Pause between two looks for the answer of a shard.
 const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long somebody who asks for the configuration to be read again waits at most.
+const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the daemon as a whole is doing.
 #[derive(Debug, Default)]
@@ -50,6 +55,8 @@ pub struct ServiceState {
     pub bans: Arc<bans::watch::BanFigures>,
     /// Figures of the database of countries.
     pub geo: Arc<geo::watch::GeoFigures>,
+    /// Which configuration is in force.
+    pub config: Arc<config_watch::ConfigState>,
     /// What is known of the gate.
     pub gate: Arc<gate::GateSlot>,
     /// Threads give up their capabilities once they have started.
@@ -170,10 +177,12 @@ async fn serve(listener: TcpListener, router: Router, stopped: oneshot::Receiver
     tokio::time::timeout(STOP_WITHIN, server).await.unwrap_or(Ok(()))
 }
 
-const PATHS: [(&str, &str); 4] = [
+const PATHS: [(&str, &str); 6] = [
     ("/metrics", "figures for Prometheus"),
     ("/livez", "200 while every shard turns, 503 otherwise"),
     ("/readyz", "200 while streams are served, 503 while starting or stopping"),
+    ("/config", "which configuration is in force, and what of the file is not"),
+    ("/reload", "POST: reads the configuration file again, and answers as /config; 422 if it is refused"),
     ("/links-in/ADDR/PREFIX", "how many live links there are in a network, and of which streams"),
 ];
 
@@ -183,6 +192,8 @@ fn router(reader: Arc<Reader>) -> Router {
         .route("/metrics", get(scrape))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/config", get(config))
+        .route("/reload", post(reload))
         .route("/links-in/{addr}/{prefix}", get(links_in))
         .fallback(async || (StatusCode::NOT_FOUND, index()))
         .with_state(reader)
@@ -211,6 +222,37 @@ async fn readyz(State(reader): State<Arc<Reader>>) -> Response {
     answer(health::ready(&reader.state))
 }
 
+/// Which configuration is in force.
+async fn config(State(reader): State<Arc<Reader>>) -> Response {
+    json(StatusCode::OK, &reader.state.config.read())
+}
+
+/// Asks the supervisor to read the configuration again, for `bondgate reload`.
+async fn reload(State(reader): State<Arc<Reader>>) -> Response {
+    let number = reader.state.config.ask();
+    let deadline = Instant::now() + RELOAD_WITHIN;
+    loop {
+        let status = reader.state.config.read();
+        if status.answered >= number {
+            let code =
+                if status.problems.is_empty() { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            return json(code, &status);
+        }
+        if Instant::now() >= deadline {
+            let why = "the configuration file keeps changing, or a database of countries is being read\n";
+            return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn json(code: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
 /// Whom a ban would hit, for `bondgate ban add`. Every shard answers at its next beat.
 async fn links_in(State(reader): State<Arc<Reader>>, Path((addr, prefix)): Path<(IpAddr, u8)>) -> Response {
     let _one_at_a_time = reader.asking.lock().await;
@@ -234,7 +276,7 @@ async fn links_in(State(reader): State<Arc<Reader>>, Path((addr, prefix)): Path<
         return (StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer\n").into_response();
     }
     let found = serde_json::json!({ "links": links, "streams": streams });
-    ([(header::CONTENT_TYPE, "application/json")], found.to_string()).into_response()
+    json(StatusCode::OK, &found)
 }
 
 fn answer(state: Result<(), String>) -> Response {

@@ -1,11 +1,11 @@
 //! SIGTERM and SIGINT: the first asks for an orderly stop, the second ends the process at once. SIGUSR1 ends steering and
-//! SIGUSR2 begins it again.
+//! SIGUSR2 begins it again. SIGHUP asks to read the configuration again.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 
 use crate::exit::Exit;
@@ -16,6 +16,7 @@ pub struct Signals {
     stop: Arc<AtomicBool>,
     steering_off: Arc<AtomicBool>,
     steering_on: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -33,7 +34,9 @@ impl Signals {
         let (steering_off, steering_on) = (Arc::default(), Arc::default());
         flag::register(SIGUSR1, Arc::clone(&steering_off))?;
         flag::register(SIGUSR2, Arc::clone(&steering_on))?;
-        Ok(Self { stop, steering_off, steering_on })
+        let reload = Arc::default();
+        flag::register(SIGHUP, Arc::clone(&reload))?;
+        Ok(Self { stop, steering_off, steering_on, reload })
     }
 
     /// Has a stop been asked for?
@@ -46,6 +49,11 @@ impl Signals {
         let off = self.steering_off.swap(false, Ordering::Relaxed);
         let on = self.steering_on.swap(false, Ordering::Relaxed);
         if off || on { Some(on) } else { None }
+    }
+
+    /// Whether the configuration was asked to be read again since the last call.
+    pub fn take_reload(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
     }
 
     /// The flag itself, for threads that have no other way to look.

@@ -25,7 +25,7 @@ impl Bench {
     fn new(shards: usize) -> Self {
         let slots: Vec<SnapshotSlot> = (0..shards).map(|_| SnapshotSlot::default()).collect();
         let state = Arc::new(ServiceState::default());
-        state.geo.loaded.store(1, Ordering::Relaxed);
+        state.geo.networks.store(1, Ordering::Relaxed);
         let (start, elapsed_ms) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let clock = {
             let elapsed_ms = elapsed_ms.clone();

@@ -170,7 +170,7 @@ impl Chain {
     fn start(options: &Options, roads: &[Road], stop: &AtomicBool) -> anyhow::Result<Self> {
         let config = config(options.backend);
         let (keyring, key) = keys().context("cannot make a key")?;
-        let policy = Policy::with_keyring(&config, Some(&keyring), None, wall_ms());
+        let policy = Policy::compile(&config).with_keyring(Some(&keyring), wall_ms());
         let service = Service::start(&config, policy).context("cannot start the receiver")?;
         let srt_addr = service.srt_addr().context("the receiver has no SRT port")?;
         let impaired = Roads::start(roads, service.srtla_addr(), u64::from_be_bytes(random::<8>()?))

@@ -10,7 +10,6 @@ use bondgate_auth::stream::{Ask, Proof, Wish};
 use bondgate_proto::receiver::{AdmitPolicy, DropReason, Rate, Scope, StockAdmission};
 
 use super::Policy;
-use crate::shard::relay::is_served;
 
 /// Which port is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,8 +76,8 @@ fn step(net: &'static str, verdict: Verdict, rule: impl Into<String>, from: &'st
     Step { net, verdict, rule: rule.into(), from }
 }
 
-/// All nets up to the one that does not let pass. `served` is `relay.streams`, in relay mode.
-pub fn explain(policy: &Policy, caller: &Caller<'_>, served: Option<&[String]>, wall_ms: u64) -> Vec<Step> {
+/// All nets up to the one that does not let pass.
+pub fn explain(policy: &Policy, caller: &Caller<'_>, wall_ms: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     let nets = [
         Some(bans(policy, caller, wall_ms)),
@@ -95,11 +94,10 @@ pub fn explain(policy: &Policy, caller: &Caller<'_>, served: Option<&[String]>, 
         }
     }
     if let Some(stream) = caller.stream {
-        if let Some(served) = served
-            && !served.is_empty()
-        {
-            let verdict = if is_served(served, stream) { Verdict::Pass } else { Verdict::Refuse };
-            steps.push(step("names", verdict, format!("names are {}", served.join(", ")), "relay.streams"));
+        let names = policy.served();
+        if !names.is_empty() {
+            let verdict = if policy.serves(stream) { Verdict::Pass } else { Verdict::Refuse };
+            steps.push(step("names", verdict, format!("names are {}", names.join(", ")), "relay.streams"));
             if verdict != Verdict::Pass {
                 return steps;
             }

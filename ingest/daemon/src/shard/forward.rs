@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bondgate_auth::stream::{Grant, TokenId};
+use bondgate_auth::stream::{Grant, TokenId, Wish};
 use bondgate_io::socket::{BindOptions, connect_udp};
 use bondgate_io::{Backend, Role, SocketId};
 use bondgate_proto::GroupKey;
 
 use super::notice::{Notice, Notices};
-use super::permit::Refusals;
+use super::permit::{Gatekeeper, Refusals};
+use super::relay::Peer;
 
 /// A server that refused packets is said to be back when it has answered and refused nothing for this long.
 const QUIET_AFTER_REFUSAL: Duration = Duration::from_secs(2);
@@ -30,8 +31,8 @@ pub struct Forward {
     by_group: Vec<Option<(GroupKey, SocketId)>>,
     /// Which group a forwarder socket belongs to, by socket slot.
     by_slot: Vec<Option<GroupKey>>,
-    /// The token that let a group publish, if it took one.
-    tokens: HashMap<GroupKey, TokenId>,
+    /// What groups were let publish, and by which token, if it took one.
+    granted: HashMap<GroupKey, (Box<str>, Option<TokenId>)>,
     refused_at: Option<Instant>,
     /// When a socket could last not be opened.
     open_failed_at: Option<Instant>,
@@ -48,7 +49,7 @@ impl Forward {
             socket_buffer_bytes,
             by_group: vec![None; sockets_max],
             by_slot: vec![None; sockets_max],
-            tokens: HashMap::with_capacity(sockets_max),
+            granted: HashMap::with_capacity(sockets_max),
             refused_at: None,
             open_failed_at: None,
             refusals: Refusals::new(notices.clone()),
@@ -92,25 +93,29 @@ impl Forward {
         }
     }
 
-    /// A group may publish, by this grant.
-    pub fn granted(&mut self, group: GroupKey, grant: Grant) {
-        match grant.token {
-            Some(token) => self.tokens.insert(group, token),
-            None => self.tokens.remove(&group),
-        };
+    /// A group may publish a stream, by this grant.
+    pub fn granted(&mut self, group: GroupKey, stream: &str, grant: Grant) {
+        self.granted.insert(group, (stream.into(), grant.token));
         if let (Some(token), true) = (grant.token, grant.spent) {
             self.notices.push(Notice::TokenSpent { token });
         }
     }
 
-    /// The groups that were let in by a token that there is no more.
-    pub fn without_token(&self, is_known: impl Fn(&TokenId) -> bool) -> Vec<GroupKey> {
-        self.tokens.iter().filter(|(_, token)| !is_known(token)).map(|(group, _)| *group).collect()
+    /// The groups that another policy would not let publish what they do.
+    pub fn without_right(&self, now: Instant, keeper: &Gatekeeper<'_>) -> Vec<GroupKey> {
+        let keeps = |group: GroupKey, stream: &str, token: Option<&TokenId>| {
+            keeper.keeps(now, Peer::Bonded(group), Wish::Publish, stream, token)
+        };
+        let groups = self.granted.iter();
+        groups
+            .filter(|(group, (stream, token))| !keeps(**group, stream, token.as_ref()))
+            .map(|(group, _)| *group)
+            .collect()
     }
 
     /// Closes the forwarder of a group that is gone.
     pub fn close(&mut self, backend: &mut impl Backend, group: GroupKey) {
-        self.tokens.remove(&group);
+        self.granted.remove(&group);
         let place = self.by_group.get_mut(group.index());
         if let Some((_, socket)) = place.and_then(|place| place.take_if(|(owner, _)| *owner == group)) {
             if let Some(slot) = self.by_slot.get_mut(socket.slot()) {

@@ -367,12 +367,12 @@ impl<B: Backend> Shard<B> {
         let verdict = call.stream_id().and_then(|raw| {
             // Stream IDs are the server's: one that we cannot read is a name as a whole.
             let request = permit::read(raw).or_else(|refusal| permit::verbatim(raw).ok_or(refusal))?;
-            keeper.decide(peer, &request, request.name)
+            keeper.decide(peer, &request, request.name).map(|grant| (request.name, grant))
         });
         let command = match verdict {
-            Ok(grant) => {
+            Ok((stream, grant)) => {
                 if let Output::Forward(forward) = &mut self.output {
-                    forward.granted(group, grant);
+                    forward.granted(group, stream, grant);
                 }
                 Command::StreamAccepted(group)
             }
@@ -428,15 +428,15 @@ impl<B: Backend> Shard<B> {
         self.receiver.handle_command(now, Command::SetAdmission(admission), &mut self.actions);
         self.apply_actions(now);
         self.is_cutting = false;
-        let is_known = |token: &_| self.policy.streams.knows_token(token);
+        let keeper = Gatekeeper {
+            policy: &self.policy,
+            receiver: &self.receiver,
+            wall_ms: self.clocks.now(now).wall_ms,
+        };
         match &mut self.output {
-            Output::Relay(relay) => {
-                relay.recheck(now, is_known);
-                let wall_ms = self.clocks.now(now).wall_ms;
-                relay.cut_plain(now, |ip| self.policy.ends_plain(ip, wall_ms));
-            }
+            Output::Relay(relay) => relay.recheck(now, &keeper),
             Output::Forward(forward) => {
-                for group in forward.without_token(is_known) {
+                for group in forward.without_right(now, &keeper) {
                     self.receiver.handle_command(now, Command::CloseGroup(group), &mut self.actions);
                     self.apply_actions(now);
                 }

@@ -3,7 +3,9 @@
 //! In relay mode the SRT engine asks; in forward mode the shard reads the caller's CONCLUSION in passing, which is the one
 //! packet that holds the stream ID. Promise: an answer to a refused caller is never longer than what it answers.
 
-use bondgate_auth::stream::{Ask, Grant, Proof, StreamRefusal};
+use std::time::Instant;
+
+use bondgate_auth::stream::{Ask, Grant, Proof, StreamRefusal, TokenId, Wish};
 use bondgate_proto::receiver::{GroupProof, Receiver};
 use bondgate_srt::RejectReason;
 use bondgate_srt::packet::{
@@ -61,7 +63,7 @@ pub fn read(raw: &[u8]) -> Result<StreamRequest<'_>, Refusal> {
 /// A stream ID that is nobody's dialect, taken for a stream's name as a whole. `None` when it is not text.
 pub fn verbatim(raw: &[u8]) -> Option<StreamRequest<'_>> {
     let name = std::str::from_utf8(raw).ok()?;
-    Some(StreamRequest { wish: stream_id::Wish::Publish, name, token: None })
+    Some(StreamRequest { wish: Wish::Publish, name, token: None })
 }
 
 /// Room for [`Conclusion::refuse`].
@@ -105,6 +107,24 @@ impl Gatekeeper<'_> {
         };
         let ask = Ask { wish: request.wish, stream: name, token: request.token, proof, from };
         Ok(self.policy.streams.decide(&ask, self.wall_ms)?)
+    }
+
+    /// Whether somebody may stay who was let in for the stream `name`, by `token` if one was needed. Of a group without a key one
+    /// live link at a listed address is enough, whichever joined last. A group that is gone has its end elsewhere.
+    pub fn keeps(&self, now: Instant, peer: Peer, wish: Wish, name: &str, token: Option<&TokenId>) -> bool {
+        let proof = match peer {
+            Peer::Plain(addr) => Proof::Plain { listed: self.policy.is_listed(addr.ip().to_canonical()) },
+            Peer::Bonded(group) => match self.receiver.group_proof(group) {
+                None => return true,
+                Some(GroupProof::Device { rules, bind, .. }) => Proof::Device { rules, bind },
+                Some(GroupProof::Stock { .. }) => {
+                    let links = self.receiver.live_links(now, group).map(|(_, addr)| addr.ip());
+                    let mut ips = links.chain(self.receiver.group_addr(group));
+                    Proof::Stock { listed: ips.any(|ip| self.policy.is_listed(ip)) }
+                }
+            },
+        };
+        self.policy.serves(name) && self.policy.streams.keeps(wish, name, token, &proof)
     }
 }
 

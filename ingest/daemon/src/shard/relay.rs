@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +53,6 @@ pub struct Caller {
 /// What the relay may do.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    /// Names that may be published; empty: any.
-    pub streams: Vec<String>,
     /// Name used when the stream ID is empty.
     pub default_stream: String,
     /// How long players are kept after their publisher went.
@@ -103,11 +101,6 @@ enum Role {
     Player(usize),
 }
 
-/// Whether there may be a stream of this name; `streams` is `relay.streams`, of which an empty list names all.
-pub fn is_served(streams: &[String], name: &str) -> bool {
-    streams.is_empty() || streams.iter().any(|served| served == name)
-}
-
 /// The streams of one shard and the SRT endpoint that carries them.
 pub struct Relay {
     /// The SRT engine. The shard feeds it datagrams and takes its transmits.
@@ -122,8 +115,8 @@ pub struct Relay {
     callers: VecDeque<Caller>,
     /// The token that let a session in, if it took one.
     tokens: HashMap<ConnId, TokenId>,
-    /// Where the sessions without bonding come from.
-    plain: HashMap<ConnId, IpAddr>,
+    /// Whose sessions they are.
+    peers: HashMap<ConnId, Peer>,
     refusals: Refusals,
     notices: Notices,
 }
@@ -148,7 +141,7 @@ impl Relay {
             roles: HashMap::with_capacity(streams_max),
             callers: VecDeque::with_capacity(streams_max),
             tokens: HashMap::with_capacity(streams_max),
-            plain: HashMap::with_capacity(streams_max),
+            peers: HashMap::with_capacity(streams_max),
             refusals: Refusals::new(notices.clone()),
             notices,
         }
@@ -321,7 +314,7 @@ impl Relay {
     fn try_admit(&mut self, now: Instant, caller: &Caller, keeper: &Gatekeeper<'_>) -> Result<(), Refusal> {
         let request = permit::read(&caller.stream_id)?;
         let name = if request.name.is_empty() { self.config.default_stream.as_str() } else { request.name };
-        if !is_served(&self.config.streams, name) {
+        if !keeper.policy.serves(name) {
             return Err(Refusal {
                 code: 1404,
                 label: "unknown_stream",
@@ -450,9 +443,7 @@ impl Relay {
             label: "connections_full",
             why: "the SRT connection table is full; raise srt.connections_max".to_owned(),
         })?;
-        if let Peer::Plain(addr) = caller.peer {
-            self.plain.insert(conn, addr.ip());
-        }
+        self.peers.insert(conn, caller.peer);
         if let Some(token) = grant.token {
             self.tokens.insert(conn, token);
             if grant.spent {
@@ -462,20 +453,20 @@ impl Relay {
         Ok(conn)
     }
 
-    /// Ends the sessions that were let in by a token that there is no more.
-    pub fn recheck(&mut self, now: Instant, is_known: impl Fn(&TokenId) -> bool) {
-        for (conn, token) in &self.tokens {
-            if !is_known(token) {
-                self.endpoint.close(now, *conn);
-            }
-        }
-        self.pump(now);
-    }
-
-    /// Ends the sessions without bonding of those who must go, publishers and players.
-    pub fn cut_plain(&mut self, now: Instant, must_go: impl Fn(IpAddr) -> bool) {
-        for (conn, ip) in &self.plain {
-            if must_go(*ip) {
+    /// Another policy is in force: ends the sessions of those it would not let in, publishers and players.
+    pub fn recheck(&mut self, now: Instant, keeper: &Gatekeeper<'_>) {
+        for (conn, peer) in &self.peers {
+            let Some(role) = self.roles.get(conn) else { continue };
+            let (wish, index) = match role {
+                Role::Publisher(index) => (Wish::Publish, *index),
+                Role::Player(index) => (Wish::Play, *index),
+            };
+            let name = self.streams.get(index).map_or("", |stream| &*stream.name);
+            let is_kept_out = match peer {
+                Peer::Plain(addr) => keeper.policy.ends_plain(addr.ip(), keeper.wall_ms),
+                Peer::Bonded(_) => false,
+            };
+            if is_kept_out || !keeper.keeps(now, *peer, wish, name, self.tokens.get(conn)) {
                 self.endpoint.close(now, *conn);
             }
         }
@@ -490,7 +481,7 @@ impl Relay {
 
     fn forget(&mut self, now: Instant, conn: ConnId, reason: &str) {
         self.tokens.remove(&conn);
-        self.plain.remove(&conn);
+        self.peers.remove(&conn);
         match self.roles.remove(&conn) {
             Some(Role::Publisher(index)) => {
                 let Some(stream) = self.streams.get_mut(index) else { return };

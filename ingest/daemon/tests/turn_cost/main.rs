@@ -330,7 +330,6 @@ fn relay() {
         let (bonded, plain) = (srtla.local_addr().unwrap(), srt.local_addr().unwrap());
         let shared = shared(&scene);
         let config = RelayConfig {
-            streams: Vec::new(),
             default_stream: "live".into(),
             linger: Duration::from_secs(1),
             players_per_stream_max: 4,

@@ -85,19 +85,26 @@ impl Admission {
         }
     }
 
+    /// The lists name this address for those with a key, or for those without one.
+    pub(super) fn admits(&self, ip: IpAddr, has_key: bool) -> bool {
+        if has_key { self.networks.allows(ip) } else { self.admits_stock(ip) }
+    }
+
     /// There is something that could keep an address out.
     pub(super) fn has_bars(&self) -> bool {
         !self.bans.is_empty() || self.geo.is_some()
     }
 }
 
-/// What keeps out an address, whatever comes from it.
+/// What keeps out an address, whatever comes from it; of a link that is up also that the lists do not name it any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bar {
     /// It is banned.
     Banned,
     /// It is in a country that may not come in, or nobody knows where.
     Country,
+    /// The lists do not name it. Only of links that are up: who asks to register is answered by what it shows.
+    NotAdmitted,
 }
 
 impl From<Bar> for DropReason {
@@ -105,6 +112,7 @@ impl From<Bar> for DropReason {
         match bar {
             Bar::Banned => Self::Banned,
             Bar::Country => Self::Geo,
+            Bar::NotAdmitted => Self::NotAdmitted,
         }
     }
 }
@@ -114,6 +122,7 @@ impl From<Bar> for CloseReason {
         match bar {
             Bar::Banned => Self::Banned,
             Bar::Country => Self::Country,
+            Bar::NotAdmitted => Self::NotAdmitted,
         }
     }
 }
@@ -123,6 +132,7 @@ impl From<Bar> for LeaveReason {
         match bar {
             Bar::Banned => Self::Banned,
             Bar::Country => Self::Country,
+            Bar::NotAdmitted => Self::NotAdmitted,
         }
     }
 }

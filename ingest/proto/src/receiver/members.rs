@@ -106,7 +106,11 @@ impl Receiver {
         match reason {
             LeaveReason::Timeout => self.counters.links_timed_out += 1,
             LeaveReason::Evicted => self.counters.links_evicted += 1,
-            LeaveReason::Moved | LeaveReason::GroupClosed | LeaveReason::Banned | LeaveReason::Country => {}
+            LeaveReason::Moved
+            | LeaveReason::GroupClosed
+            | LeaveReason::Banned
+            | LeaveReason::Country
+            | LeaveReason::NotAdmitted => {}
         }
         // The newest source is gone: the link that carried SRT most recently takes its place.
         let successor = self

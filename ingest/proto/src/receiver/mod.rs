@@ -210,6 +210,8 @@ pub enum CloseReason {
     Banned,
     /// Its address is in a country that may not come in.
     Country,
+    /// Its address is not on the lists any more.
+    NotAdmitted,
 }
 
 /// Why a link was removed.
@@ -227,6 +229,8 @@ pub enum LeaveReason {
     Banned,
     /// Its address is in a country that may not come in.
     Country,
+    /// Its address is not on the lists any more.
+    NotAdmitted,
 }
 
 /// See the module's comment.

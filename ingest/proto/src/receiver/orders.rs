@@ -31,7 +31,7 @@ impl Receiver {
                 self.groups.rename_device(slot, device);
             }
             let end = self.groups.get(slot).and_then(|group| {
-                if !self.is_admitted(slot, group) {
+                if !self.is_entitled(group) {
                     return Some(CloseReason::Revoked);
                 }
                 self.group_bar(now, slot, group).map(CloseReason::from)
@@ -57,11 +57,18 @@ impl Receiver {
         }
     }
 
-    /// Why no address is left from which the group may be fed, if so. A ban on those who show no key spares what was
-    /// accepted: it is about the next attempt of somebody at an address that others share.
+    /// Why nothing may come any more from a link of the group at this address, if so. A ban on those who show no key spares
+    /// what was accepted: it is about the next attempt of somebody at an address that others share.
+    fn link_bar(&self, now: Time, ip: IpAddr, group: &Group) -> Option<Bar> {
+        let has_key = group.device().is_some();
+        let is_spared = has_key || !matches!(group.stage, Stage::Probation(_));
+        self.bar(now, ip, is_spared)
+            .or_else(|| (!self.admission.admits(ip, has_key)).then_some(Bar::NotAdmitted))
+    }
+
+    /// Why no address is left from which the group may be fed, if so.
     fn group_bar(&self, now: Time, slot: u32, group: &Group) -> Option<Bar> {
-        let on_probation = group.device().is_none() && matches!(group.stage, Stage::Probation(_));
-        let bar = |ip| self.bar(now, ip, !on_probation);
+        let bar = |ip| self.link_bar(now, ip, group);
         let mut links = self.links.of_group(slot);
         match links.next() {
             Some((_, first)) => {
@@ -73,31 +80,24 @@ impl Receiver {
 
     /// Silences the links of a group whose addresses are kept out.
     fn bar_links(&mut self, now: Time, slot: u32) {
-        if !self.admission.has_bars() {
-            return;
-        }
         for link in self.links.range(slot) {
             let link = link as u32;
             let addr = self.links.get(link).filter(|link| link.barred.is_none()).map(Link::addr);
-            if let Some(bar) = addr.and_then(|addr| self.bar(now, addr.ip(), true)) {
+            let group = self.groups.get(slot);
+            let bar = addr.zip(group).and_then(|(addr, group)| self.link_bar(now, addr.ip(), group));
+            if let Some(bar) = bar {
                 self.links.bar(link, now, bar);
             }
         }
     }
 
-    fn is_admitted(&self, slot: u32, group: &Group) -> bool {
-        match group.device() {
-            Some(device) => self.admission.keys.entry(&device.key_id).is_some_and(|entry| {
-                entry.rules.allows_bind(&device.bind) && self.admission.networks.allows(group.addr)
-            }),
-            None => {
-                self.admission.admits_stock(group.addr)
-                    && self
-                        .links
-                        .of_group(slot)
-                        .all(|(_, link)| self.admission.admits_stock(link.addr().ip()))
-            }
-        }
+    /// The policy still knows the key the group registered with, and what it registered for; without a key only its
+    /// addresses count.
+    fn is_entitled(&self, group: &Group) -> bool {
+        group.device().is_none_or(|device| {
+            let entry = self.admission.keys.entry(&device.key_id);
+            entry.is_some_and(|entry| entry.rules.allows_bind(&device.bind))
+        })
     }
 
     /// Ends what is condemned, as far as there is room.

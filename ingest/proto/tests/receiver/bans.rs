@@ -4,8 +4,8 @@ use crate::device::*;
 use crate::rig::*;
 use bondgate_proto::LinkAddr;
 use bondgate_proto::receiver::{
-    Action, Admission, Ban, BanSet, Cidr, CloseReason, Command, DropReason, LeaveReason, Notice,
-    ReceiverConfig, Scope, Verdict,
+    Action, Admission, AdmitPolicy, Ban, BanSet, Cidr, CloseReason, Command, DropReason, LeaveReason, Notice,
+    PrefixSet, ReceiverConfig, Scope, StockAdmission, Verdict,
 };
 use std::sync::Arc;
 
@@ -94,6 +94,51 @@ fn links_at_banned_addresses_end_and_others_go_on() {
     // The other one too: nothing is left.
     let did = rig.admit(banning(link(3), Scope::Everyone));
     assert_eq!(notices(&did).last(), Some(&Notice::GroupClosed { group, reason: CloseReason::Banned }));
+}
+
+/// An allowlist that gets shorter ends links as a ban does: those outside it, and groups with the last of them.
+#[test]
+fn links_that_are_not_on_the_lists_any_more_end_and_others_go_on() {
+    let named = |links: &[LinkAddr]| -> Arc<PrefixSet<()>> {
+        Arc::new(links.iter().map(|link| Cidr { addr: link.ip(), prefix: 32 }).collect())
+    };
+    let all = [link(0), link(3), link(6), link(9)];
+    let stock =
+        |links: &[LinkAddr]| Admission { stock: StockAdmission::Listed(named(links)), ..mixed([rules(1)]) };
+    let mut rig = Rig::admitting(ReceiverConfig::default(), stock(&all));
+    let mut device = Device::new(1, &rig);
+    device.join(&mut rig, link(0), 1);
+    device.join(&mut rig, link(3), 2);
+    let group = rig.group_of(link(0)).unwrap();
+    let phone = rig.register(&half(1), &[link(6), link(9)]);
+    let left = |did: &Did, gone: LinkAddr| {
+        notices(did).iter().any(|notice| {
+            matches!(notice, Notice::LinkLeft { addr, reason: LeaveReason::NotAdmitted, .. } if *addr == gone)
+        })
+    };
+    // The list of senders without a key is nothing to a device.
+    let did = rig.admit(stock(&[link(6)]));
+    assert!(
+        left(&did, link(9)) && did.iter().any(|(a, _)| *a == Action::Unsteer { addr: link(9) }),
+        "{did:?}"
+    );
+    assert_eq!((rig.members(group), rig.members(phone)), (vec![link(0), link(3)], vec![link(6)]));
+    // The allowlist is for everybody, although the device's last link was not the one that stays.
+    let only_first = AdmitPolicy::Listed(named(&[link(0)]));
+    let did = rig.admit(Admission { networks: only_first.clone(), ..stock(&all) });
+    assert!(left(&did, link(3)), "{did:?}");
+    assert!(
+        notices(&did).contains(&Notice::GroupClosed { group: phone, reason: CloseReason::NotAdmitted }),
+        "{did:?}"
+    );
+    assert_eq!((rig.members(group), rig.groups()), (vec![link(0)], 1));
+    assert_eq!(rig.up(link(3), &data(101, 22)).0, Verdict::Drop(DropReason::NotMember));
+    assert_eq!(rig.up(link(0), &data(101, 22)).0, Verdict::Forward(group));
+    let did = rig.admit(Admission { networks: AdmitPolicy::Listed(named(&[link(6)])), ..stock(&all) });
+    assert_eq!(notices(&did).last(), Some(&Notice::GroupClosed { group, reason: CloseReason::NotAdmitted }));
+    // As soon as it is named again it may come back.
+    rig.admit(stock(&all));
+    device.join(&mut rig, link(0), 3);
 }
 
 /// The shard that owns the key of device 1.

@@ -65,7 +65,8 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         if *generation == 0 {
             text += "\nno daemon has filled it yet: everything passes\n";
         }
-        let _ = writeln!(text, "\nlinks {links}, banned addresses {}", fill.bans);
+        let _ =
+            writeln!(text, "\npolicy generation {generation}, links {links}, banned addresses {}", fill.bans);
         for list in List::ALL {
             let _ = write!(text, "{} {}  ", list_name(list), fill.lists[list as usize]);
         }

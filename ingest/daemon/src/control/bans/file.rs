@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use super::list::BanList;
 use super::text;
 use crate::config::Config;
-use crate::control::keyring_file::Stamp;
 use crate::control::secret_file;
+use crate::control::stamp::Stamp;
 
 const BANS: &str = "bans.json";
 const LOCK: &str = "bans.lock";

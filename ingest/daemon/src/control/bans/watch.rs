@@ -14,7 +14,7 @@ use super::list::{BanList, Origin, Record};
 use super::text;
 use crate::config::Config;
 use crate::config::resolved::Bans;
-use crate::control::keyring_file::Stamp;
+use crate::control::stamp::Stamp;
 use crate::policy::{Policy, wall_ms};
 use crate::service::Service;
 
@@ -71,6 +71,11 @@ impl BanWatch {
     /// A policy with the bans in force now.
     pub fn apply(&self, policy: &Policy) -> Policy {
         policy.with_bans(self.list.compile(wall_ms()))
+    }
+
+    /// Failures are judged by these rules from now on; bans there are stay.
+    pub fn set_rules(&mut self, rules: &Bans) {
+        self.rules.clone_from(rules);
     }
 
     /// What the metrics show.

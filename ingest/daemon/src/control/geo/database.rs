@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -20,6 +19,8 @@ use bondgate_auth::geo::Country;
 use bondgate_auth::prefix::PrefixSet;
 use maxminddb::{Reader, WithinOptions};
 use serde::Deserialize;
+
+use crate::control::stamp::Stamp;
 
 /// Largest file that is read. Databases of cities have 60 to 150 MB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -45,10 +46,6 @@ pub struct GeoDatabase {
     /// It knows nothing of IPv6.
     pub is_v4_only: bool,
 }
-
-/// Changes whenever the file does; cheap to get. Equal stamps: nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<[u64; 6]>);
 
 /// The part of a record that is read.
 #[derive(Deserialize)]
@@ -145,22 +142,6 @@ impl GeoDatabase {
     /// Seconds since it was made.
     pub fn age_s(&self, now_unix_s: u64) -> u64 {
         now_unix_s.saturating_sub(self.built_unix_s)
-    }
-}
-
-impl Stamp {
-    /// Of a file; two system calls at most.
-    pub fn of(path: &Path) -> Self {
-        Self(fs::metadata(path).ok().map(|meta| {
-            let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-            let [mtime, mtime_ns, ctime, ctime_ns] = times.map(|time| time as u64);
-            [meta.ino(), meta.size(), mtime, mtime_ns, ctime, ctime_ns]
-        }))
-    }
-
-    /// There is a file.
-    pub fn exists(&self) -> bool {
-        self.0.is_some()
     }
 }
 

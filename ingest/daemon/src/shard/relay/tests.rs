@@ -40,12 +40,8 @@ struct World {
 impl World {
     fn new(connections_max: usize) -> Self {
         let now = Instant::now();
-        let config = RelayConfig {
-            streams: Vec::new(),
-            default_stream: "live".to_owned(),
-            linger: ms(10_000),
-            players_per_stream_max: 8,
-        };
+        let config =
+            RelayConfig { default_stream: "live".to_owned(), linger: ms(10_000), players_per_stream_max: 8 };
         let endpoint = EndpointConfig { latency: LATENCY, connections_max, ..EndpointConfig::default() };
         let notices = Notices::new(1 << 16);
         let relay = Relay::new(config, endpoint, [1; 16], 1, now, notices.clone());
@@ -239,4 +235,32 @@ fn a_stopping_relay_tells_publishers_and_lets_players_finish() {
     );
     let complete: Vec<u64> = (player.payloads[0]..).take(player.payloads.len()).collect();
     assert_eq!(player.payloads, complete);
+}
+
+/// Rules that are changed concern those who are in, by what they have shown.
+#[test]
+fn a_stricter_policy_ends_what_it_would_not_let_in() {
+    let mut world = World::new(8);
+    let (publisher, player) = (Peer::Plain(addr(1)), Peer::Plain(addr(2)));
+    world.call(publisher, "publish/cam1");
+    world.run(ms(500));
+    world.call(player, "play/cam1");
+    world.run(ms(500));
+    let mut config = Config::open();
+    let closed = |world: &mut World, config: &Config| {
+        world.policy = world.policy.with_rules(config);
+        let keeper = Gatekeeper { policy: &world.policy, receiver: &world.receiver, wall_ms: 0 };
+        world.relay.recheck(world.now, &keeper);
+        world.run(ms(500));
+        [publisher, player].map(|peer| world.callers[&peer].closed)
+    };
+    assert_eq!(closed(&mut world, &config), [false, false]);
+    // Other streams, and what the stream may have besides, are no matter of theirs.
+    config.streams.token = vec!["cam2".to_owned()];
+    config.relay.streams = vec!["cam1".to_owned()];
+    assert_eq!(closed(&mut world, &config), [false, false]);
+    config.streams.token.push("cam1".to_owned());
+    assert_eq!(closed(&mut world, &config), [true, false]);
+    config.relay.streams = vec!["cam2".to_owned()];
+    assert_eq!(closed(&mut world, &config), [true, true]);
 }

@@ -30,8 +30,13 @@ struct Rig {
 impl Rig {
     fn start(path: &Path) -> Self {
         let (figures, now) = (Arc::<GeoFigures>::default(), Instant::now());
-        let (watch, set) = GeoWatch::start(&geo(path), figures.clone(), now).unwrap().unwrap();
+        let watch = GeoWatch::start(&geo(path), figures.clone(), now).unwrap();
+        let set = watch.set().unwrap();
         Self { watch, set, figures, now }
+    }
+
+    fn is_reading(&self) -> bool {
+        self.watch.open.as_ref().is_some_and(|open| open.reading.is_some())
     }
 
     /// Looks until the file that is there now has been read; whether there is a new set.
@@ -41,7 +46,7 @@ impl Rig {
         };
         let before = counted(&self.figures);
         assert!(self.watch.look(self.now).is_none(), "a file that has just changed is left alone");
-        assert!(self.watch.reading.is_none());
+        assert!(!self.is_reading());
         self.now += SETTLED;
         for _ in 0..10_000 {
             let set = self.watch.look(self.now);
@@ -62,7 +67,7 @@ impl Rig {
 fn without_countries_there_is_nothing_to_watch() {
     let now = Instant::now();
     for geo in [Geo::default(), Geo { database: Some("/nowhere.mmdb".into()), ..Geo::default() }] {
-        assert!(GeoWatch::start(&geo, Arc::default(), now).unwrap().is_none());
+        assert!(GeoWatch::start(&geo, Arc::default(), now).unwrap().set().is_none());
     }
     let error = GeoWatch::start(&geo(Path::new("/nowhere.mmdb")), Arc::default(), now).unwrap_err();
     assert_eq!(
@@ -101,7 +106,7 @@ fn a_new_file_is_taken_up_and_a_bad_one_refused() {
     fs::remove_file(&path).unwrap();
     assert!(rig.watch.look(rig.now).is_none());
     rig.now += 2 * SETTLED;
-    assert!(rig.watch.look(rig.now).is_none() && rig.watch.reading.is_none());
+    assert!(rig.watch.look(rig.now).is_none() && !rig.is_reading());
     fs::write(&path, database("FR")).unwrap();
     assert!(rig.settle());
 
@@ -121,7 +126,7 @@ fn a_file_that_keeps_changing_is_waited_for() {
         fs::write(&path, &whole[..end]).unwrap();
         assert!(rig.watch.look(rig.now).is_none());
         rig.now += SETTLED * 9 / 10;
-        assert!(rig.watch.look(rig.now).is_none() && rig.watch.reading.is_none());
+        assert!(rig.watch.look(rig.now).is_none() && !rig.is_reading());
     }
     fs::write(&path, &whole).unwrap();
     assert!(rig.settle());
@@ -137,4 +142,32 @@ fn unknown_codes_are_noticed() {
     let geo = Geo { database: Some(path.clone()), block, ..Geo::default() };
     let (_, set) = load(&geo, &path).unwrap();
     assert_eq!(unheard_of(&set), ["XX", "FR"].map(|code| Country::parse(code).unwrap()));
+}
+
+/// Other rules for the same database need no reading; another database does, and is not in force before.
+#[test]
+fn another_section_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("a.mmdb"), dir.path().join("b.mmdb"));
+    fs::write(&path, database("DE")).unwrap();
+    fs::write(&other, database("FR")).unwrap();
+    let mut rig = Rig::start(&path);
+    let france = Geo { allow: vec![Country::parse("FR").unwrap()], ..geo(&path) };
+    let mut change = |geo: &Geo| {
+        let read = rig.watch.to_read(geo).map(|path| read(geo, &path).unwrap());
+        let was_read = read.is_some();
+        rig.watch.change(geo, read, rig.now);
+        (was_read, rig.watch.set().map(|set| set.admits(ADDR)))
+    };
+    assert_eq!(change(&france), (false, Some(false)));
+    assert_eq!(change(&geo(&path)), (false, Some(true)));
+    assert_eq!(change(&Geo { database: Some(other.clone()), ..france.clone() }), (true, Some(true)));
+    assert_eq!(change(&Geo { database: Some(other), ..Geo::default() }), (false, None));
+    assert!(rig.figures.scrape(0).is_none());
+    let (mut watch, now) = (rig.watch, rig.now);
+    assert!(watch.look(now + 2 * SETTLED).is_none());
+    assert_eq!(watch.to_read(&france).as_deref(), Some(&*path));
+    watch.change(&france, Some(read(&france, &path).unwrap()), now);
+    assert!(!watch.set().unwrap().admits(ADDR));
+    assert!(rig.figures.scrape(0).is_some());
 }
