@@ -6,8 +6,7 @@
 //!
 //! | map | type | key | value |
 //! |---|---|---|---|
-//! | [`CONFIG`] | array of 2 | index | [`Config`] |
-//! | [`ACTIVE`] | array of 1 | 0 | `u32`: which [`CONFIG`] is in force |
+//! | [`GLOBALS`] | array of 1 | 0 | [`Globals`] |
 //! | [`LINKS`] | hash | [`LinkKey`] | [`Link`] |
 //! | [`BANS`] | hash | [`ban_key`] | `u64`: `CLOCK_MONOTONIC` ns at which it ends |
 //! | [`LISTS`] | array of maps | [`List`] | LPM trie: [`prefix_key`] to a `u64`, see [`List`] |
@@ -16,8 +15,13 @@
 //! | [`EVENTS`] | ring buffer | | [`Event`] |
 //! | [`SOCKETS`] | socket array | shard | socket of the `SO_REUSEPORT` group |
 //!
-//! To change the configuration write the [`CONFIG`] that is not in force, then [`ACTIVE`]. To change a list fill a new trie
-//! and put it into [`LISTS`]. Neither is ever seen half done.
+//! [`Globals`] is all that every frame needs, for one lookup. To change the configuration write it twice, first with the new one
+//! beside the one in force, then with the new one in force: [`Globals::set_spare`], [`Globals::switch`]. To change a list fill a new trie and put it into
+//! [`LISTS`]. Neither is ever seen half done.
+//!
+//! [`Globals`] has the bit of every source port that a key in [`LINKS`] has. It is asked first, since most of a flood comes from
+//! other ports and a bit costs less to ask for than a link. Set a bit before the link is inserted, clear it when the last one
+//! with this port is gone: a bit too many costs a few ns, one too few would drop a link's frames.
 
 use crate::bucket::Rate;
 use crate::reason::Reason;
@@ -27,10 +31,8 @@ pub const PROGRAM_GATE: &str = "gate";
 /// Name of the `sk_reuseport` program.
 pub const PROGRAM_STEER: &str = "steer";
 
-/// Name of the map of the two configurations.
-pub const CONFIG: &str = "CONFIG";
-/// Name of the map that says which of them is in force.
-pub const ACTIVE: &str = "ACTIVE";
+/// Name of the map of what every frame needs.
+pub const GLOBALS: &str = "GLOBALS";
 /// Name of the map of registered links.
 pub const LINKS: &str = "LINKS";
 /// Name of the map of banned addresses.
@@ -48,6 +50,8 @@ pub const SOCKETS: &str = "SOCKETS";
 
 /// Links at once.
 pub const LINKS_MAX: u32 = 65_536;
+/// Words of the links' source ports in [`Globals`].
+pub const LINK_PORTS_MAX: usize = 65_536 / 64;
 /// Banned addresses at once; banned networks are in [`List::Bans`].
 pub const BANS_MAX: u32 = 65_536;
 /// Prefixes in one list, as the declaration of the inner maps has it. A list may be made larger or smaller.
@@ -181,6 +185,9 @@ impl LinkKey {
     /// Its length in the map.
     pub const LEN: usize = 20;
 
+    /// Nobody's.
+    pub const ZERO: Self = Self { words: [0; 5] };
+
     /// A key from what addresses look like elsewhere.
     pub const fn new(address: [u8; 16], port: u16, dest_port: u16) -> Self {
         let (from, to) = (port.to_be_bytes(), dest_port.to_be_bytes());
@@ -206,6 +213,7 @@ impl LinkKey {
     }
 
     /// Source port.
+    #[inline(always)]
     pub const fn port(&self) -> u16 {
         let [a, b, ..] = self.words[4].to_ne_bytes();
         u16::from_be_bytes([a, b])
@@ -397,7 +405,7 @@ pub const STOCK_LISTED: u32 = 1 << 5;
 /// [`Config::flags`]: registrations that look like SA1 need the right gate tag.
 pub const CHECK_GATE_TAG: u32 = 1 << 6;
 
-/// Value of [`CONFIG`]. All zeros guards nothing: everything passes untouched.
+/// One of the two in [`Globals`]. All zeros guards nothing: everything passes untouched.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Config {
@@ -420,6 +428,67 @@ pub struct Config {
     pub pass_sample_mask: u32,
     /// 0.
     pub reserved: u32,
+}
+
+/// Value of [`GLOBALS`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Globals {
+    configs: [Config; 2],
+    /// Its lowest bit says which of them is in force.
+    active: u64,
+    link_ports: [u64; LINK_PORTS_MAX],
+}
+
+impl Globals {
+    /// Its length in the map.
+    pub const LEN: usize = 2 * Config::LEN + 8 + 8 * LINK_PORTS_MAX;
+
+    /// Puts a configuration beside the one in force.
+    pub fn set_spare(now: &mut [u8; Self::LEN], config: &Config) {
+        let spare = 1 - (now[2 * Config::LEN] & 1);
+        let at = usize::from(spare) * Config::LEN;
+        now[at..at + Config::LEN].copy_from_slice(&config.to_bytes());
+    }
+
+    /// Puts the configuration beside the one in force into its place.
+    pub fn switch(now: &mut [u8; Self::LEN]) {
+        now[2 * Config::LEN] ^= 1;
+    }
+
+    /// Sets or clears the bit of a link's source port.
+    pub fn set_link_port(now: &mut [u8; Self::LEN], port: u16, value: bool) {
+        let at = 2 * Config::LEN + 8 + usize::from(port / 8);
+        let bit = 1 << (port & 7);
+        now[at] = if value { now[at] | bit } else { now[at] & !bit };
+    }
+
+    /// Clears the bits of all source ports.
+    pub fn clear_link_ports(now: &mut [u8; Self::LEN]) {
+        now[2 * Config::LEN + 8..].fill(0);
+    }
+
+    /// Whether a source port's bit is set.
+    pub fn has_link_port(now: &[u8; Self::LEN], port: u16) -> bool {
+        now[2 * Config::LEN + 8 + usize::from(port / 8)] >> (port & 7) & 1 != 0
+    }
+
+    /// A link may have this source port.
+    #[inline(always)]
+    pub const fn is_link_port(&self, port: u16) -> bool {
+        self.link_ports[(port >> 6) as usize] >> (port & 63) & 1 != 0
+    }
+
+    /// The bytes of the configuration in force.
+    pub fn in_force_of(now: &[u8; Self::LEN]) -> [u8; Config::LEN] {
+        take(now, usize::from(now[2 * Config::LEN] & 1) * Config::LEN)
+    }
+
+    /// The configuration in force.
+    #[inline(always)]
+    pub const fn in_force(&self) -> &Config {
+        &self.configs[(self.active & 1) as usize]
+    }
 }
 
 impl Config {
@@ -576,6 +645,7 @@ const _: () = {
     assert!(size_of::<Event>() == Event::LEN);
     // No padding: the fields' sizes add up.
     assert!(Config::LEN == 8 + 16 + BUDGETS * 16 + GATE_KEYS_MAX * 24 + PORTS_MAX * 4 + 16);
+    assert!(size_of::<Globals>() == Globals::LEN);
     assert!(Stat::Events as usize == Reason::ALL.len());
 };
 

@@ -10,7 +10,7 @@ use crate::abi::{
     GEO_UNKNOWN_REFUSED, LinkKey, List, PortKind, STOCK_LISTED, STOCK_NEVER, Words,
 };
 use crate::bucket::{self, Word};
-use crate::packet::{Datagram, Frame, Walk, walk};
+use crate::packet::{Datagram, Frame, NotUdp, Packet, ipv4, ipv6, packet};
 use crate::reason::{Action, Reason};
 use crate::siphash::SipHash;
 
@@ -21,6 +21,9 @@ pub trait Lookups {
 
     /// `CLOCK_MONOTONIC`, in ns; a few ms late do no harm. Asked only where a bucket or a ban is looked at.
     fn now_ns(&self) -> u64;
+
+    /// Whether any registered link has this source port. True for a port that none has does no harm.
+    fn is_link_port(&self, port: u16) -> bool;
 
     /// A registered link's bucket of registration packets.
     fn link(&self, key: &LinkKey) -> Option<&Self::Bucket>;
@@ -62,31 +65,81 @@ const ID_AT: usize = 2;
 const EPOCH_AT: usize = 52;
 const TAGGED_LEN: usize = 64;
 
+/// What becomes of verdicts.
+pub trait Sink {
+    /// What it makes of one.
+    type Output;
+
+    /// The verdict on a frame: why, and whose it is if that was read.
+    fn verdict(&self, reason: Reason, source: Option<&LinkKey>) -> Self::Output;
+}
+
 /// Decides about a frame that begins with an Ethernet header.
 #[inline(always)]
-pub fn decide(frame: &impl Frame, config: &Config, lookups: &impl Lookups) -> Verdict {
-    let nobody = LinkKey::from_words([0; 4], 0);
-    match walk(frame) {
-        Walk::Udp(datagram) => {
-            let reason = judge(frame, &datagram, config, lookups);
-            Verdict { source: datagram.source, reason }
+pub fn decide<S: Sink>(frame: &impl Frame, config: &Config, lookups: &impl Lookups, sink: &S) -> S::Output {
+    // Each family looks at first by itself, with what it has in registers: a datagram that could be of either lies in memory,
+    // where it costs more to fill than what most frames cost altogether.
+    let looked = match packet(frame) {
+        Ok(Packet::V4(at)) => look(frame, ipv4(frame, at), config, lookups, sink),
+        Ok(Packet::V6(at)) => look(frame, ipv6(frame, at), config, lookups, sink),
+        Err(not_udp) => Err(sink.verdict(not_udp.into(), None)),
+    };
+    match looked {
+        Ok((datagram, kind)) => {
+            let reason = judge(frame, &datagram, kind, config, lookups);
+            sink.verdict(reason, Some(&datagram.source))
         }
-        Walk::Other => Verdict { source: nobody, reason: Reason::Other },
-        Walk::ExtensionHeaders => Verdict { source: nobody, reason: Reason::ExtensionHeaders },
-        Walk::Malformed => Verdict { source: nobody, reason: Reason::Malformed },
+        Err(output) => output,
     }
 }
 
+impl From<NotUdp> for Reason {
+    #[inline(always)]
+    fn from(not_udp: NotUdp) -> Self {
+        match not_udp {
+            NotUdp::Other => Self::Other,
+            NotUdp::ExtensionHeaders => Self::ExtensionHeaders,
+            NotUdp::Malformed => Self::Malformed,
+        }
+    }
+}
+
+/// What can be said without asking for an address. Gives the datagram, if it is for one of our ports and may be somebody's.
 #[inline(always)]
-fn judge(frame: &impl Frame, datagram: &Datagram, config: &Config, lookups: &impl Lookups) -> Reason {
-    let Some(kind) = config.port_kind(datagram.source.dest_port()) else { return Reason::Other };
-    if datagram.fragment {
-        return Reason::Fragment;
-    }
+fn look<S: Sink>(
+    frame: &impl Frame,
+    datagram: Result<Datagram, NotUdp>,
+    config: &Config,
+    lookups: &impl Lookups,
+    sink: &S,
+) -> Result<(Datagram, PortKind), S::Output> {
+    let datagram = match datagram {
+        Ok(datagram) => datagram,
+        Err(not_udp) => return Err(sink.verdict(not_udp.into(), None)),
+    };
+    let reason = match config.port_kind(datagram.source.dest_port()) {
+        None => Reason::Other,
+        Some(_) if datagram.fragment => Reason::Fragment,
+        Some(_) if datagram.ipv6 && abi::is_v4(&datagram.source.address_words()) => Reason::BadSource,
+        Some(PortKind::Srtla)
+            if !lookups.is_link_port(datagram.source.port()) && !is_registration(frame, &datagram) =>
+        {
+            Reason::Unregistered
+        }
+        Some(kind) => return Ok((datagram, kind)),
+    };
+    Err(sink.verdict(reason, Some(&datagram.source)))
+}
+
+#[inline(always)]
+fn judge(
+    frame: &impl Frame,
+    datagram: &Datagram,
+    kind: PortKind,
+    config: &Config,
+    lookups: &impl Lookups,
+) -> Reason {
     let address = datagram.source.address_words();
-    if datagram.ipv6 && abi::is_v4(&address) {
-        return Reason::BadSource;
-    }
     if kind == PortKind::Srtla {
         if let Some(bucket) = lookups.link(&datagram.source) {
             return link(frame, datagram, bucket, config, lookups);

@@ -2,7 +2,7 @@
 //! UDP.
 //!
 //! Promises: nothing is read outside the frame; a frame that is not UDP over IP is left alone; one that is has lengths that
-//! agree with each other and with the frame, or is [`Walk::Malformed`] (the kernel would throw those away, too).
+//! agree with each other and with the frame, or is [`NotUdp::Malformed`] (the kernel would throw those away, too).
 
 use crate::abi::{LinkKey, Words, v4_words, words};
 
@@ -46,13 +46,11 @@ pub struct Datagram {
     pub payload_len: usize,
 }
 
-/// What a frame holds.
+/// What a frame holds that is no datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Walk {
+pub enum NotUdp {
     /// Not UDP over IP, or a later fragment, which does not say for which port it is.
     Other,
-    /// A datagram.
-    Udp(Datagram),
     /// More extension headers than [`EXTENSION_HEADERS_MAX`].
     ExtensionHeaders,
     /// Cut short, or with lengths that contradict each other.
@@ -85,116 +83,140 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 
-/// Looks for the datagram in a frame that begins with an Ethernet header.
-#[inline(always)]
-pub fn walk(frame: &impl Frame) -> Walk {
-    walk_ethernet(frame).unwrap_or(Walk::Malformed)
+/// A family, and where in the frame the packet's header begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packet {
+    /// IPv4.
+    V4(usize),
+    /// IPv6.
+    V6(usize),
 }
 
-/// `None` where the frame ends too early.
+/// Looks for the packet in a frame that begins with an Ethernet header.
+///
+/// # Errors
+/// There is none of IP.
 #[inline(always)]
-fn walk_ethernet(frame: &impl Frame) -> Option<Walk> {
+pub fn packet(frame: &impl Frame) -> Result<Packet, NotUdp> {
     let mut kind = be16(frame, ETHERNET_LEN - 2)?;
     let mut at = ETHERNET_LEN;
     for _ in 0..VLAN_TAGS_MAX {
-        if kind == ETHERTYPE_VLAN || kind == ETHERTYPE_QINQ {
-            kind = be16(frame, at + 2)?;
-            at += VLAN_LEN;
+        if kind != ETHERTYPE_VLAN && kind != ETHERTYPE_QINQ {
+            break;
         }
+        kind = be16(frame, at + 2)?;
+        at += VLAN_LEN;
     }
     match kind {
-        ETHERTYPE_IPV4 => walk_ipv4(frame, at),
-        ETHERTYPE_IPV6 => walk_ipv6(frame, at),
-        _ => Some(Walk::Other),
+        ETHERTYPE_IPV4 => Ok(Packet::V4(at)),
+        ETHERTYPE_IPV6 => Ok(Packet::V6(at)),
+        _ => Err(NotUdp::Other),
     }
 }
 
+/// The datagram in an IPv4 packet that begins at `at`.
+///
+/// # Errors
+/// There is none.
 #[inline(always)]
-fn walk_ipv4(frame: &impl Frame, at: usize) -> Option<Walk> {
-    let header: [u8; IPV4_LEN] = frame.array(at)?;
-    let header_len = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || header_len < IPV4_LEN {
-        return None;
-    }
-    if header[9] != UDP {
-        return Some(Walk::Other);
+pub fn ipv4(frame: &impl Frame, at: usize) -> Result<Datagram, NotUdp> {
+    // Whole words, which the compiler leaves whole.
+    let head = word(frame, at)?;
+    let tail = word(frame, at + 8)?;
+    let _destination: [u8; 4] = read(frame, at + 16)?;
+    let header_len = (head as usize & 0x0f) * 4;
+    if head >> 4 & 0x0f != 4 || header_len < IPV4_LEN {
+        return Err(NotUdp::Malformed);
     }
     // More-fragments flag and offset; don't-fragment and the reserved bit do not matter.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
-    if fragment & 0x1fff != 0 {
-        return Some(Walk::Other);
+    let fragment = ((head >> 48) as u16).swap_bytes() & 0x3fff;
+    if (tail >> 8) as u8 != UDP || fragment & 0x1fff != 0 {
+        return Err(NotUdp::Other);
     }
-    let source = v4_words([header[12], header[13], header[14], header[15]]);
-    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    walk_udp(frame, at + header_len, at + total_len, source, (false, fragment != 0))
+    let source = v4_words(((tail >> 32) as u32).to_le_bytes());
+    let total_len = usize::from(((head >> 16) as u16).swap_bytes());
+    udp(frame, at + header_len, at + total_len, source, (false, fragment != 0))
 }
 
+/// The datagram in an IPv6 packet that begins at `at`.
+///
+/// # Errors
+/// There is none.
 #[inline(always)]
-fn walk_ipv6(frame: &impl Frame, at: usize) -> Option<Walk> {
-    let head: [u8; 8] = frame.array(at)?;
+pub fn ipv6(frame: &impl Frame, at: usize) -> Result<Datagram, NotUdp> {
+    let head: [u8; 8] = read(frame, at)?;
     if head[0] >> 4 != 6 {
-        return None;
+        return Err(NotUdp::Malformed);
     }
-    let source = words(&frame.array(at + 8)?);
+    let source = words(&read(frame, at + 8)?);
     let end = at + IPV6_LEN + usize::from(u16::from_be_bytes([head[4], head[5]]));
     let mut next = head[6];
     let mut at = at + IPV6_LEN;
     let mut fragment = false;
-    for _ in 0..EXTENSION_HEADERS_MAX {
+    let mut extensions = 0;
+    while next != UDP {
         let units = match next {
-            UDP => return walk_udp(frame, at, end, source, (true, fragment)),
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => 8,
             FRAGMENT => 0,
             AUTHENTICATION => 4,
-            _ => return Some(Walk::Other),
+            _ => return Err(NotUdp::Other),
         };
-        let extension: [u8; 4] = frame.array(at)?;
+        if extensions == EXTENSION_HEADERS_MAX {
+            return Err(NotUdp::ExtensionHeaders);
+        }
+        extensions += 1;
+        let extension: [u8; 4] = read(frame, at)?;
         if units == 0 {
             if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
-                return Some(Walk::Other);
+                return Err(NotUdp::Other);
             }
             fragment = true;
         }
         at += 8 + usize::from(extension[1]) * units;
         next = extension[0];
     }
-    match next {
-        UDP => walk_udp(frame, at, end, source, (true, fragment)),
-        HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 | FRAGMENT | AUTHENTICATION => {
-            Some(Walk::ExtensionHeaders)
-        }
-        _ => Some(Walk::Other),
-    }
+    udp(frame, at, end, source, (true, fragment))
 }
 
 /// The UDP header at `at` of an IP packet that says it ends at `end`.
 #[inline(always)]
-fn walk_udp(
+fn udp(
     frame: &impl Frame,
     at: usize,
     end: usize,
     source: Words,
     (ipv6, fragment): (bool, bool),
-) -> Option<Walk> {
-    let [len_high, len_low, _, _] = frame.array(at + 4)?;
-    let ports = frame.array(at).map(u32::from_ne_bytes)?;
-    let len = usize::from(u16::from_be_bytes([len_high, len_low]));
+) -> Result<Datagram, NotUdp> {
+    let header = word(frame, at)?;
+    let ports = u32::from_ne_bytes((header as u32).to_le_bytes());
+    let len = usize::from(((header >> 32) as u16).swap_bytes());
     // The length in a first fragment is that of the whole.
     if !fragment && (len < UDP_LEN || at + len > end || end > frame.len()) {
-        return None;
+        return Err(NotUdp::Malformed);
     }
-    Some(Walk::Udp(Datagram {
+    Ok(Datagram {
         source: LinkKey::from_words(source, ports),
         ipv6,
         fragment,
         payload_at: at + UDP_LEN,
         payload_len: if fragment { 0 } else { len - UDP_LEN },
-    }))
+    })
 }
 
 #[inline(always)]
-fn be16(frame: &impl Frame, at: usize) -> Option<u16> {
-    frame.array(at).map(u16::from_be_bytes)
+fn read<const N: usize>(frame: &impl Frame, at: usize) -> Result<[u8; N], NotUdp> {
+    frame.array(at).ok_or(NotUdp::Malformed)
+}
+
+/// Eight bytes, the first in the lowest bits.
+#[inline(always)]
+fn word(frame: &impl Frame, at: usize) -> Result<u64, NotUdp> {
+    read(frame, at).map(u64::from_le_bytes)
+}
+
+#[inline(always)]
+fn be16(frame: &impl Frame, at: usize) -> Result<u16, NotUdp> {
+    read(frame, at).map(u16::from_be_bytes)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod error;
 pub mod features;
 mod gate;
 mod interface;
+mod links;
 mod lists;
 mod maps;
 pub mod object;

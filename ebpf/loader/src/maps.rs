@@ -6,28 +6,20 @@
 use std::collections::HashMap as StdHashMap;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ReusePortSockArray, RingBuf};
-use bondgate_ebpf_common::abi::{self, Config, Count, Link, LinkKey, List};
+use bondgate_ebpf_common::abi::{self, Config, Count, Globals, Link, LinkKey, List};
 
 use crate::GateError;
+use crate::links::Links;
 use crate::lists::{Entry, Lists};
 use crate::pins::Pins;
 
 /// Raised whenever the meaning of a map changes, so that versions that do not understand each other notice.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 /// Name of the loader's own map, which no program looks at.
 pub(crate) const INFO: &str = "INFO";
 /// The maps of the programs.
-pub(crate) const PROGRAM_MAPS: [&str; 9] = [
-    abi::CONFIG,
-    abi::ACTIVE,
-    abi::LINKS,
-    abi::BANS,
-    abi::LISTS,
-    abi::BUCKETS,
-    abi::COUNTERS,
-    abi::EVENTS,
-    abi::SOCKETS,
-];
+pub(crate) const PROGRAM_MAPS: [&str; 8] =
+    [abi::GLOBALS, abi::LINKS, abi::BANS, abi::LISTS, abi::BUCKETS, abi::COUNTERS, abi::EVENTS, abi::SOCKETS];
 
 /// Which version made the maps and the program that is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +71,8 @@ impl Info {
 /// All maps.
 pub(crate) struct Maps {
     info: Array<MapData, [u8; Info::LEN]>,
-    config: Array<MapData, [u8; Config::LEN]>,
-    active: Array<MapData, u32>,
-    links: HashMap<MapData, [u8; LinkKey::LEN], [u8; Link::LEN]>,
+    globals: Array<MapData, [u8; Globals::LEN]>,
+    links: Links,
     bans: HashMap<MapData, [u8; 16], u64>,
     /// What is in `bans`.
     banned: StdHashMap<[u8; 16], u64>,
@@ -162,9 +153,8 @@ impl Maps {
         Ok(Self {
             info,
             lists,
-            config: typed(abi::CONFIG, map(abi::CONFIG)?)?,
-            active: typed(abi::ACTIVE, map(abi::ACTIVE)?)?,
-            links: typed(abi::LINKS, map(abi::LINKS)?)?,
+            globals: typed(abi::GLOBALS, map(abi::GLOBALS)?)?,
+            links: Links::new(typed(abi::LINKS, map(abi::LINKS)?)?),
             bans: typed(abi::BANS, map(abi::BANS)?)?,
             banned: StdHashMap::new(),
             counters: typed(abi::COUNTERS, map(abi::COUNTERS)?)?,
@@ -181,16 +171,17 @@ impl Maps {
 
     /// Puts a configuration in force.
     pub(crate) fn set_config(&mut self, config: &Config) -> Result<(), GateError> {
-        let active = self.active.get(&0, 0).map_err(GateError::map(abi::ACTIVE))?;
-        let spare = u32::from(active == 0);
-        self.config.set(spare, config.to_bytes(), 0).map_err(GateError::map(abi::CONFIG))?;
-        self.active.set(0, spare, 0).map_err(GateError::map(abi::ACTIVE))
+        let mut now = self.globals.get(&0, 0).map_err(GateError::map(abi::GLOBALS))?;
+        Globals::set_spare(&mut now, config);
+        self.globals.set(0, now, 0).map_err(GateError::map(abi::GLOBALS))?;
+        Globals::switch(&mut now);
+        self.globals.set(0, now, 0).map_err(GateError::map(abi::GLOBALS))
     }
 
     /// The generation of the configuration in force; 0 if none was ever written.
     pub(crate) fn generation(&self) -> Result<u64, GateError> {
-        let active = self.active.get(&0, 0).map_err(GateError::map(abi::ACTIVE))?;
-        let config = self.config.get(&active, 0).map_err(GateError::map(abi::CONFIG))?;
+        let now = self.globals.get(&0, 0).map_err(GateError::map(abi::GLOBALS))?;
+        let config = Globals::in_force_of(&now);
         Ok(config[..8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
     }
 
@@ -248,26 +239,15 @@ impl Maps {
     }
 
     pub(crate) fn insert_link(&mut self, key: LinkKey, link: Link) -> Result<(), GateError> {
-        self.links.insert(key.to_bytes(), link.to_bytes(), 0).map_err(|error| match &error {
-            MapError::SyscallError(call) if call.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                GateError::Full { map: abi::LINKS, entries_max: abi::LINKS_MAX as usize }
-            }
-            _ => GateError::map(abi::LINKS)(error),
-        })
+        self.links.insert(&mut self.globals, key, link)
     }
 
     pub(crate) fn remove_link(&mut self, key: LinkKey) -> Result<(), GateError> {
-        ignore_missing(self.links.remove(&key.to_bytes())).map_err(GateError::map(abi::LINKS))
+        self.links.remove(&mut self.globals, key)
     }
 
     pub(crate) fn links(&self) -> Result<Vec<(LinkKey, Link)>, GateError> {
-        self.links
-            .iter()
-            .map(|entry| {
-                let (key, link) = entry.map_err(GateError::map(abi::LINKS))?;
-                Ok((LinkKey::from_bytes(&key), Link::from_bytes(&link)))
-            })
-            .collect()
+        self.links.all()
     }
 
     /// A counter, summed over all CPUs.

@@ -1,7 +1,7 @@
 //! Where things are pinned.
 //!
 //! ```text
-//! DIR/maps/CONFIG ...            the maps of the programs
+//! DIR/maps/GLOBALS ...           the maps of the programs
 //! DIR/maps/Allow_a, Allow_b ...  the two tries of each list, of which one is in force
 //! DIR/maps/INFO                  which version made them; pinned last, so that what has no INFO is half done
 //! DIR/programs/gate              the program that further interfaces get

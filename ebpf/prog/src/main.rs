@@ -14,12 +14,12 @@ use aya_ebpf::bindings::{sk_action, xdp_action};
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::{sk_reuseport, xdp};
 use aya_ebpf::programs::{SkReuseportContext, XdpContext};
-use bondgate_ebpf_common::abi::{Budget, Config, Count, Event, Stat};
-use bondgate_ebpf_common::gate::{Verdict, decide, take};
+use bondgate_ebpf_common::abi::{Budget, Config, Count, Event, LinkKey, Stat};
+use bondgate_ebpf_common::gate::{Sink, decide, take};
 use bondgate_ebpf_common::packet::Frame;
 use bondgate_ebpf_common::reason::{Action, Reason};
 use bondgate_ebpf_common::steer::link_key;
-use maps::{COUNTERS, EVENTS, LINKS, Maps, SOCKETS, config};
+use maps::{COUNTERS, EVENTS, LINKS, Maps, SOCKETS, globals};
 
 /// The frame of an XDP program.
 struct XdpFrame {
@@ -58,47 +58,51 @@ impl Frame for XdpFrame {
 #[xdp]
 pub fn gate(ctx: XdpContext) -> u32 {
     let frame = XdpFrame { start: ctx.data(), end: ctx.data_end() };
-    let Some(config) = config() else { return xdp_action::XDP_PASS };
-    let verdict = decide(&frame, config, &Maps);
-    count(&verdict, frame.len() as u32, config);
-    match verdict.action() {
-        Action::Pass => xdp_action::XDP_PASS,
-        Action::Drop => xdp_action::XDP_DROP,
-    }
+    let Some(globals) = globals() else { return xdp_action::XDP_PASS };
+    let (config, maps) = (globals.in_force(), Maps(globals));
+    decide(&frame, config, &maps, &Counting { len: frame.len() as u32, config, maps: &maps })
 }
 
-/// Counts the frame, and makes it an event if it is its turn.
-#[inline(always)]
-fn count(verdict: &Verdict, len: u32, config: &Config) {
-    let Some(count) = COUNTERS.get_ptr_mut(verdict.reason as u32) else { return };
-    // SAFETY: the element is of this CPU alone, and no program interrupts another of the same kind on it.
-    let before = unsafe {
-        let before = (*count).packets;
-        *count = Count { packets: before + 1, bytes: (*count).bytes + u64::from(len) };
-        before
-    };
-    if verdict.reason == Reason::Other {
-        return;
-    }
-    let mask = match verdict.action() {
-        Action::Drop => config.drop_sample_mask,
-        Action::Pass => config.pass_sample_mask,
-    };
-    if before & u64::from(mask) == 0 {
-        event(verdict, len, mask, config);
+/// Counts frames, and makes them events when it is their turn.
+struct Counting<'a> {
+    len: u32,
+    config: &'a Config,
+    maps: &'a Maps,
+}
+
+impl Sink for Counting<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn verdict(&self, reason: Reason, source: Option<&LinkKey>) -> u32 {
+        let (action, mask) = match reason.action() {
+            Action::Pass => (xdp_action::XDP_PASS, self.config.pass_sample_mask),
+            Action::Drop => (xdp_action::XDP_DROP, self.config.drop_sample_mask),
+        };
+        let Some(count) = COUNTERS.get_ptr_mut(reason as u32) else { return action };
+        // SAFETY: the element is of this CPU alone, and no program interrupts another of the same kind on it.
+        let before = unsafe {
+            let before = (*count).packets;
+            *count = Count { packets: before + 1, bytes: (*count).bytes + u64::from(self.len) };
+            before
+        };
+        if reason != Reason::Other && before & u64::from(mask) == 0 {
+            event(reason, source, self.len, mask, self);
+        }
+        action
     }
 }
 
 /// Writes an event, within the budget.
 #[inline(always)]
-fn event(verdict: &Verdict, len: u32, mask: u32, config: &Config) {
-    let stat = if !take(Budget::Events, 0, config, &Maps) {
+fn event(reason: Reason, source: Option<&LinkKey>, len: u32, mask: u32, from: &Counting<'_>) {
+    let stat = if !take(Budget::Events, 0, from.config, from.maps) {
         Stat::EventsOverBudget
     } else if let Some(mut entry) = EVENTS.reserve(0) {
         entry.write(Event {
-            source: verdict.source,
+            source: source.copied().unwrap_or(LinkKey::ZERO),
             weight: mask.saturating_add(1),
-            reason: verdict.reason as u32,
+            reason: reason as u32,
             len,
         });
         entry.submit(0);

@@ -8,7 +8,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, Reus
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;
 use bondgate_ebpf_common::abi::{
-    BANS_MAX, BUCKETS_MAX, COUNTERS_MAX, Config, Count, EVENTS_BYTES, Event, LINKS_MAX, Link, LinkKey, List,
+    BANS_MAX, BUCKETS_MAX, COUNTERS_MAX, Count, EVENTS_BYTES, Event, Globals, LINKS_MAX, Link, LinkKey, List,
     PREFIXES_MAX, SHARDS_MAX, Words,
 };
 use bondgate_ebpf_common::bucket::Word;
@@ -17,9 +17,7 @@ use bondgate_ebpf_common::gate::Lookups;
 type Prefixes = LpmTrie<Words, u64, { PREFIXES_MAX as usize }>;
 
 #[btf_map]
-static CONFIG: Array<Config, 2> = Array::new();
-#[btf_map]
-static ACTIVE: Array<u32, 1> = Array::new();
+static GLOBALS: Array<Globals, 1> = Array::new();
 #[btf_map]
 pub static LINKS: HashMap<LinkKey, Link, { LINKS_MAX as usize }> = HashMap::new();
 #[btf_map]
@@ -35,10 +33,10 @@ pub static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub static SOCKETS: ReusePortSockArray<{ SHARDS_MAX as usize }> = ReusePortSockArray::new();
 
-/// The configuration in force.
+/// What every frame needs.
 #[inline(always)]
-pub fn config() -> Option<&'static Config> {
-    CONFIG.get(*ACTIVE.get(0)?)
+pub fn globals() -> Option<&'static Globals> {
+    GLOBALS.get(0)
 }
 
 /// A word that several CPUs change at once.
@@ -70,7 +68,7 @@ impl Word for Bucket {
 }
 
 /// All maps together.
-pub struct Maps;
+pub struct Maps(pub &'static Globals);
 
 impl Lookups for Maps {
     type Bucket = Bucket;
@@ -79,6 +77,11 @@ impl Lookups for Maps {
     fn now_ns(&self) -> u64 {
         // SAFETY: reads a clock.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn is_link_port(&self, port: u16) -> bool {
+        self.0.is_link_port(port)
     }
 
     #[inline(always)]

@@ -6,6 +6,15 @@ use crate::testing::{Extension, FrameSpec, stock};
 use proptest::prelude::*;
 use std::vec::Vec;
 
+type Found = Result<Datagram, NotUdp>;
+
+fn walk(frame: &&[u8]) -> Found {
+    match packet(frame)? {
+        Packet::V4(at) => ipv4(frame, at),
+        Packet::V6(at) => ipv6(frame, at),
+    }
+}
+
 /// Cuts `n` bytes off the front.
 fn cut<'a>(rest: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
     let (front, back) = rest.split_at_checked(n)?;
@@ -17,11 +26,11 @@ fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-fn oracle(frame: &[u8]) -> Walk {
-    tell(frame).unwrap_or(Walk::Malformed)
+fn oracle(frame: &[u8]) -> Found {
+    tell(frame).unwrap_or(Err(NotUdp::Malformed))
 }
 
-fn tell(frame: &[u8]) -> Option<Walk> {
+fn tell(frame: &[u8]) -> Option<Found> {
     let mut rest = frame;
     cut(&mut rest, 12)?;
     let mut tags = 0;
@@ -44,7 +53,7 @@ fn tell(frame: &[u8]) -> Option<Walk> {
                 return None;
             }
             if header[9] != 17 || number(&header[6..8]) & 0x1fff > 0 {
-                return Some(Walk::Other);
+                return Some(Err(NotUdp::Other));
             }
             cut(&mut rest, options)?;
             source = v4_mapped([header[12], header[13], header[14], header[15]]);
@@ -61,10 +70,10 @@ fn tell(frame: &[u8]) -> Option<Walk> {
             (ipv6, fragment, packet_len) = (true, false, 40 + number(&packet[4..6]));
             while next != 17 {
                 if ![0, 43, 44, 51, 60, 135, 139, 140].contains(&next) {
-                    return Some(Walk::Other);
+                    return Some(Err(NotUdp::Other));
                 }
                 if headers == 6 {
-                    return Some(Walk::ExtensionHeaders);
+                    return Some(Err(NotUdp::ExtensionHeaders));
                 }
                 headers += 1;
                 header?;
@@ -76,7 +85,7 @@ fn tell(frame: &[u8]) -> Option<Walk> {
                 };
                 if next == 44 {
                     if number(&extension[2..4]) >> 3 > 0 {
-                        return Some(Walk::Other);
+                        return Some(Err(NotUdp::Other));
                     }
                     fragment = true;
                 }
@@ -86,7 +95,7 @@ fn tell(frame: &[u8]) -> Option<Walk> {
             }
             header?;
         }
-        _ => return Some(Walk::Other),
+        _ => return Some(Err(NotUdp::Other)),
     }
     let before_udp = packet.len() - rest.len();
     let udp = cut(&mut rest, 8)?;
@@ -99,7 +108,7 @@ fn tell(frame: &[u8]) -> Option<Walk> {
         }
         len.checked_sub(8)?
     };
-    Some(Walk::Udp(Datagram {
+    Some(Ok(Datagram {
         source: LinkKey::new(source, number(&udp[..2]) as u16, number(&udp[2..4]) as u16),
         ipv6,
         fragment,

@@ -35,6 +35,7 @@ pub fn rows() -> Vec<Row> {
     truncated(&mut table);
     links(&mut table);
     unregistered(&mut table);
+    link_ports(&mut table);
     admission(&mut table);
     plain_srt(&mut table);
     devices(&mut table);
@@ -73,6 +74,8 @@ fn keep(_: &mut World) {}
 
 /// Registered, listed for everything, of an allowed country; one per family.
 const LINKS: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
+/// The source port of no registered link.
+const NO_LINKS_PORT: u16 = 50_123;
 /// Admitted, not registered, may register without a key.
 const GOOD: [&str; 2] = ["198.51.100.20", "2001:db8:1:1::20"];
 /// In no list.
@@ -345,9 +348,43 @@ fn unregistered(table: &mut Table) {
             ("REG1 of 259 bytes", [&stock(0)[..], &[0]].concat()),
             ("M1 of 257 bytes", current()[..257].to_vec()),
         ] {
-            let frame = FrameSpec::new(source, SRTLA_PORT, payload).build();
-            table.one(format!("{name} from a stranger: {source}"), frame, Reason::Unregistered);
+            let mut spec = FrameSpec::new(source, SRTLA_PORT, payload);
+            table.one(format!("{name} from a stranger: {source}"), spec.build(), Reason::Unregistered);
+            spec.source_port = NO_LINKS_PORT;
+            table.one(
+                format!("{name} from a port that no link has: {source}"),
+                spec.build(),
+                Reason::Unregistered,
+            );
         }
+    }
+}
+
+/// The port of a frame's source matters only to what is not registered and no registration.
+fn link_ports(table: &mut Table) {
+    let send = |source: &str, port, payload: Vec<u8>, change: fn(&mut FrameSpec)| {
+        let mut spec = FrameSpec { source_port: port, ..FrameSpec::new(source, SRTLA_PORT, payload) };
+        change(&mut spec);
+        spec.build()
+    };
+    for source in GOOD {
+        for port in [NO_LINKS_PORT, 0, 63, 64, u16::MAX] {
+            let frame = send(source, port, current(), |_| ());
+            table.one(format!("M1 from port {port}: {source}"), frame, Reason::Sa1);
+        }
+    }
+    for source in LINKS {
+        for port in [0, 63, 64, 127, u16::MAX] {
+            let mut world = World::standard();
+            world.register(source, port, 0);
+            let beside = send(source, port ^ 1, data(), |_| ());
+            let frames = [(send(source, port, data(), |_| ()), Reason::Link), (beside, Reason::Unregistered)];
+            table.add(format!("a link with port {port}: {source}"), world, frames);
+        }
+        let to_srt = send(source, NO_LINKS_PORT, data(), |spec| spec.dest_port = SRT_PORT);
+        table.one(format!("plain SRT from a port that no link has: {source}"), to_srt, Reason::Srt);
+        let fragment = send(source, NO_LINKS_PORT, data(), |spec| spec.fragment = Some((0, true)));
+        table.one(format!("a fragment from a port that no link has: {source}"), fragment, Reason::Fragment);
     }
 }
 

@@ -12,7 +12,8 @@ use crate::abi::{
     bytes,
 };
 use crate::bucket::Rate;
-use crate::gate::{Lookups, Verdict, decide};
+use crate::gate::{Lookups, Sink, Verdict, decide};
+use crate::reason::Reason;
 
 /// The SRTLA port of [`World::standard`].
 pub const SRTLA_PORT: u16 = 5000;
@@ -122,7 +123,7 @@ impl World {
 
     /// The verdict on a frame.
     pub fn decide(&self, frame: &[u8]) -> Verdict {
-        decide(&frame, &self.config, self)
+        decide(&frame, &self.config, self, &Keep)
     }
 
     /// Registers the link of an address and port to [`SRTLA_PORT`].
@@ -161,11 +162,26 @@ impl World {
     }
 }
 
+/// Keeps the verdict.
+struct Keep;
+
+impl Sink for Keep {
+    type Output = Verdict;
+
+    fn verdict(&self, reason: Reason, source: Option<&LinkKey>) -> Verdict {
+        Verdict { source: source.copied().unwrap_or(LinkKey::ZERO), reason }
+    }
+}
+
 impl Lookups for World {
     type Bucket = AtomicU64;
 
     fn now_ns(&self) -> u64 {
         self.now_ns
+    }
+
+    fn is_link_port(&self, port: u16) -> bool {
+        self.link_buckets.keys().any(|key| key.port() == port)
     }
 
     fn link(&self, key: &LinkKey) -> Option<&AtomicU64> {

@@ -2,6 +2,7 @@
 //!
 //! Runs in a network namespace and with a BPF file system that end with the process. Without root everything is skipped.
 
+mod ports;
 mod wire;
 
 use std::collections::HashMap;
@@ -34,6 +35,9 @@ const TESTS: &[Test] = &[
     ("lists_are_swapped_whole", lists_are_swapped_whole),
     ("bans_are_exactly_those", bans_are_exactly_those),
     ("links_are_steered", links_are_steered),
+    ("the_last_link_takes_the_bit", ports::the_last_link_takes_the_bit),
+    ("a_successor_counts_the_links", ports::a_successor_counts_the_links),
+    ("a_link_too_many_leaves_no_bit", ports::a_link_too_many_leaves_no_bit),
     ("every_verdict_over_a_cable_native", wire::native),
     ("every_verdict_over_a_cable_generic", wire::generic),
 ];

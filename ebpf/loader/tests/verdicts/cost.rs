@@ -20,51 +20,48 @@ const PREFIXES: u32 = 100_000;
 /// How often each frame is repeated in a round: few enough that some rounds are not interrupted.
 const REPEAT: u32 = 10_000;
 
+/// A port that no link has, and the one that they have.
+const PORT: u16 = 50_123;
+const LINK_PORT: u16 = 40_000;
+
 fn cases() -> Vec<Case> {
-    let case = |name, source, port, payload, reason, bound_ns| Case {
+    let case = |name, (source, source_port), port, payload, reason, bound_ns| Case {
         name,
-        frame: FrameSpec::new(source, port, payload).build(),
+        frame: FrameSpec { source_port, ..FrameSpec::new(source, port, payload) }.build(),
         reason,
         bound_ns,
     };
-    let (data, listed) = (vec![0x11; 1332], "10.9.8.20");
+    let (data, listed) = (vec![0x11; 1332], ("10.9.8.20", PORT));
+    let (stranger, link) = (("203.0.113.20", PORT), ("198.51.100.10", LINK_PORT));
+    let (stranger6, link6) = (("2001:db8:ffff::1", PORT), ("2001:db8:1::10", LINK_PORT));
     let good = sa1(0, &gate_key(EPOCHS[1]));
     let bad = sa1(0, &GateKey::new(EPOCHS[1], &[9; 16]));
     let mut arp = case("not IP", listed, OTHER_PORT, data.clone(), Reason::Other, None);
     arp.frame[12..14].copy_from_slice(&[0x08, 0x06]);
+    let unregistered = |name, source, bound_ns| {
+        case(name, source, SRTLA_PORT, vec![0x11; 1332], Reason::Unregistered, bound_ns)
+    };
     vec![
         arp,
         case("another port", listed, OTHER_PORT, data.clone(), Reason::Other, None),
-        case(
-            "data from a stranger",
-            "203.0.113.20",
-            SRTLA_PORT,
-            data.clone(),
-            Reason::Unregistered,
-            Some(15),
-        ),
-        case(
-            "the same over IPv6",
-            "2001:db8:ffff::1",
-            SRTLA_PORT,
-            data.clone(),
-            Reason::Unregistered,
-            Some(15),
-        ),
-        case("data from a link", "198.51.100.10", SRTLA_PORT, data.clone(), Reason::Link, Some(40)),
-        case("the same over IPv6", "2001:db8:1::10", SRTLA_PORT, data, Reason::Link, Some(40)),
-        case(
-            "registration, not admitted",
-            "203.0.113.20",
-            SRTLA_PORT,
-            good.clone(),
-            Reason::NotAdmitted,
-            Some(80),
-        ),
+        unregistered("data from a stranger", stranger, Some(15)),
+        unregistered("the same over IPv6", stranger6, Some(15)),
+        unregistered("from a port that a link has too", (stranger.0, LINK_PORT), None),
+        unregistered("the same over IPv6", (stranger6.0, LINK_PORT), None),
+        case("data from a link", link, SRTLA_PORT, data.clone(), Reason::Link, Some(40)),
+        case("the same over IPv6", link6, SRTLA_PORT, data, Reason::Link, Some(40)),
+        case("registration, not admitted", stranger, SRTLA_PORT, good.clone(), Reason::NotAdmitted, Some(80)),
         case("registration, wrong gate tag", listed, SRTLA_PORT, bad, Reason::Sa1GateTag, Some(200)),
         case("registration, right gate tag", listed, SRTLA_PORT, good, Reason::Sa1, None),
         case("registration without a key", listed, SRTLA_PORT, stock(0), Reason::Stock, None),
-        case("the same over its budget", "10.9.8.21", SRTLA_PORT, stock(0), Reason::StockBudget, None),
+        case(
+            "the same over its budget",
+            ("10.9.8.21", PORT),
+            SRTLA_PORT,
+            stock(0),
+            Reason::StockBudget,
+            None,
+        ),
     ]
 }
 

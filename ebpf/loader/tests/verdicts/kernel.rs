@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, ReusePortSockArray, RingBuf};
 use aya::programs::{ProgramError, SkReuseport, TestRun, TestRunOptions, TestRunResult, Xdp};
-use bondgate_ebpf_common::abi::{self, COUNTERS_MAX, Config, Count, Event, Link, LinkKey, List};
+use bondgate_ebpf_common::abi::{self, COUNTERS_MAX, Config, Count, Event, Globals, Link, LinkKey, List};
 use bondgate_ebpf_common::reason::Action;
 use bondgate_ebpf_common::testing::{ListEntry, World};
 
@@ -71,8 +71,7 @@ pub struct Programs(Ebpf);
 
 /// The maps.
 pub struct Maps {
-    config: Array<MapData, [u8; Config::LEN]>,
-    active: Array<MapData, u32>,
+    globals: Array<MapData, [u8; Globals::LEN]>,
     links: HashMap<MapData, [u8; LinkKey::LEN], [u8; Link::LEN]>,
     bans: HashMap<MapData, [u8; 16], u64>,
     lists: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u64>>,
@@ -94,8 +93,7 @@ impl Kernel {
         let gate: &mut Xdp = program(&mut ebpf, abi::PROGRAM_GATE)?;
         gate.load().map_err(verifier)?;
         let maps = Maps {
-            config: take(&mut ebpf, abi::CONFIG)?,
-            active: take(&mut ebpf, abi::ACTIVE)?,
+            globals: take(&mut ebpf, abi::GLOBALS)?,
             links: take(&mut ebpf, abi::LINKS)?,
             bans: take(&mut ebpf, abi::BANS)?,
             lists: take(&mut ebpf, abi::LISTS)?,
@@ -149,6 +147,9 @@ impl Maps {
         for key in old {
             self.links.remove(&key).doing("emptying LINKS")?;
         }
+        let mut now = self.globals.get(&0, 0).doing("reading GLOBALS")?;
+        Globals::clear_link_ports(&mut now);
+        self.globals.set(0, now, 0).doing("writing GLOBALS")?;
         for (key, link) in &world.links {
             self.put_link(*key, *link)?;
         }
@@ -174,13 +175,18 @@ impl Maps {
 
     /// Puts a configuration in force.
     pub fn set_config(&mut self, config: &Config) -> Result<()> {
-        let inactive = 1 - self.active.get(&0, 0).doing("reading ACTIVE")?;
-        self.config.set(inactive, config.to_bytes(), 0).doing("writing CONFIG")?;
-        self.active.set(0, inactive, 0).doing("writing ACTIVE")
+        let mut now = self.globals.get(&0, 0).doing("reading GLOBALS")?;
+        Globals::set_spare(&mut now, config);
+        self.globals.set(0, now, 0).doing("writing GLOBALS")?;
+        Globals::switch(&mut now);
+        self.globals.set(0, now, 0).doing("writing GLOBALS")
     }
 
     /// Registers a link.
     pub fn put_link(&mut self, key: LinkKey, link: Link) -> Result<()> {
+        let mut now = self.globals.get(&0, 0).doing("reading GLOBALS")?;
+        Globals::set_link_port(&mut now, key.port(), true);
+        self.globals.set(0, now, 0).doing("writing GLOBALS")?;
         self.links.insert(key.to_bytes(), link.to_bytes(), 0).doing("filling LINKS")
     }
 

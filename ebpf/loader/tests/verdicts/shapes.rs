@@ -140,7 +140,8 @@ pub fn frame(rng: &mut Rng) -> Vec<u8> {
     if spec.source.is_ipv6() && spec.source.to_canonical().is_ipv4() {
         spec.dest = "2001:2::1".parse().unwrap_or(spec.dest);
     }
-    spec.source_port += rng.u16(..2);
+    // Some from a port that no link has.
+    spec.source_port += rng.u16(..3);
     if rng.u8(..6) == 0 {
         let kinds = [0x8100, 0x88a8, 0x9100];
         spec.vlans = (0..rng.u8(..4)).map(|_| kinds[rng.usize(..3)]).collect();
