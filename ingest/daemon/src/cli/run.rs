@@ -21,7 +21,7 @@ use crate::shard::notice::{Notice, Notices};
 use bondgate_proto::receiver::Notice as SrtlaNotice;
 
 /// How often the supervisor looks at notices, signals, heartbeats, the keyring, the bans and the configuration: a revoked key ends within it.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How often it looks at slower things: the ticket epoch, the watchdog.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 
