@@ -20,8 +20,9 @@ use bondgate_tests::scene::Scene;
 use crate::{figure, is_long};
 
 /// Resident memory that a flood may seem to take beyond what the stream beside it takes in the same time without one: pages of
-/// tables that were reserved at the start and are written to for the first time.
-const PAGE_NOISE_BYTES: i64 = 128 << 10;
+/// tables that were reserved at the start and are written to for the first time, receive buffers of a turn that was longer than
+/// any before. About a million REG1 are looked at meanwhile, so this is half a byte for each.
+const PAGE_NOISE_BYTES: i64 = 512 << 10;
 /// How long memory is watched without a flood.
 const QUIET: Duration = Duration::from_millis(2500);
 
