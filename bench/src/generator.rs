@@ -108,7 +108,7 @@ impl Generator {
         self.offering.is_some()
     }
 
-    /// No more datagrams. Returns what was sent.
+    /// No more datagrams.
     ///
     /// # Errors
     /// Why it had ended before.

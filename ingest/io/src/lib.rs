@@ -29,8 +29,8 @@
 //! # Waiting
 //!
 //! Above about 2000 datagrams per second a backend lingers: once there is something to receive it waits another 100 to
-//! 300 microseconds ([`Limits::linger_us_max`]) for more, or until the timeout if that is sooner. At part load the cost of a datagram is the cost of waking up,
-//! and sends can only be grouped if several datagrams come in one turn. Below that rate nothing is delayed.
+//! 300 microseconds ([`Limits::linger_us_max`]) for more, or until the timeout if that is sooner. At part load the cost of a
+//! datagram is the cost of waking up, and sends can only be grouped if several datagrams come in one turn. Below that rate nothing is delayed.
 //!
 //! # Addresses
 //!
